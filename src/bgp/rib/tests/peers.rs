@@ -1,0 +1,143 @@
+//! Sessions, counters, limits, restarts.
+
+use super::*;
+use crate::bgp::policy::{Edit, Rule, Rules};
+
+fn best(rib: &mut Rib, prefix: &str) -> Option<u32> {
+    rib.decide(&anywhere, 1);
+    rib.selected_at(&p(prefix)).map(|s| s.source.peer.0)
+}
+
+#[test]
+fn counts_follow_every_change() {
+    let pools = PeerInfo { import: import(ImportScope::Pools), ..external(1) };
+    let mut rib = rib(&[pools]);
+    let good = path(&[65001], "192.0.2.1");
+    let counts = |rib: &Rib| {
+        let c = rib.counters(PeerId(1)).unwrap();
+        (c.received, c.accepted, c.rejected[Reject::OutsidePools as usize], c.rejected.iter().sum::<usize>())
+    };
+    rib.update(PeerId(1), &reach(&good, &["10.244.1.0/24", "10.244.2.0/24", "8.8.8.0/24"]));
+    assert_eq!(counts(&rib), (3, 2, 1, 1));
+    rib.update(PeerId(1), &reach(&path(&[65001, 64512], "192.0.2.1"), &["10.244.1.0/24"]));
+    assert_eq!(counts(&rib), (3, 1, 1, 2), "replaced by a loop");
+    rib.update(PeerId(1), &withdraw(&["8.8.8.0/24", "10.244.1.0/24", "10.244.99.0/24"]));
+    assert_eq!(counts(&rib), (1, 1, 0, 0));
+    let both = Update { withdrawn: vec![p("10.244.2.0/24")], ..reach(&good, &["10.244.2.0/24"]) };
+    rib.update(PeerId(1), &both);
+    assert_eq!(counts(&rib), (1, 1, 0, 0), "withdrawals come first");
+    assert_eq!(rib.update(PeerId(5), &both), Outcome::default(), "nobody we know");
+}
+
+#[test]
+fn limits_count_what_was_received() {
+    let pools = PeerInfo { import: import(ImportScope::Pools), max_prefixes: limit(4), ..external(1) };
+    let mut rib = rib(&[pools]);
+    let attrs = path(&[65001], "192.0.2.1");
+    let mut send = |prefixes: &[&str]| rib.update(PeerId(1), &reach(&attrs, prefixes));
+    let quiet = Outcome::default();
+    assert_eq!(send(&["1.0.0.0/8", "2.0.0.0/8"]), quiet);
+    assert_eq!(send(&["3.0.0.0/8"]), Outcome { warning: limit(4), ..quiet }, "three quarters");
+    assert_eq!(send(&["4.0.0.0/8"]), quiet, "full, and told already");
+    assert_eq!(send(&["4.0.0.0/8", "1.0.0.0/8"]), quiet, "again what it has");
+    assert_eq!(send(&["1.0.0.0/8", "5.0.0.0/8", "6.0.0.0/8"]), Outcome { over_limit: limit(4), ..quiet });
+    assert_eq!(rib.counters(PeerId(1)).unwrap().received, 4, "the rest is not kept");
+    rib.decide(&anywhere, 1);
+    assert_eq!(rib.stats().prefixes, 4);
+}
+
+#[test]
+fn a_restart_keeps_routes_until_they_are_sent_again() {
+    let mut rib = rib(&[external(1), external(2)]);
+    let (a, b) = (path(&[65001], "192.0.2.1"), path(&[65002, 65009], "192.0.2.2"));
+    rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8", "2001:db8::/32"]));
+    rib.update(PeerId(2), &reach(&b, &["11.0.0.0/8"]));
+    rib.decide(&anywhere, 1);
+
+    rib.peer_restarts(PeerId(1), PerFamily::new(true, false));
+    let changes = rib.decide(&anywhere, 1);
+    let gone: Vec<_> = changes.iter().map(|c| c.prefix.to_string()).collect();
+    assert_eq!(gone, ["2001:db8::/32"], "a family that is not kept");
+    assert_eq!(rib.counters(PeerId(1)).unwrap().stale, 3);
+    assert!(rib.view(&p("10.0.0.0/8")).unwrap().paths[0].is_stale());
+    assert_eq!(rib.update(PeerId(1), &reach(&a, &["13.0.0.0/8"])), Outcome::default());
+    assert!(rib.view(&p("13.0.0.0/8")).is_none(), "nothing comes without a session");
+
+    rib.peer_up(external(1));
+    rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8"]));
+    rib.update(PeerId(1), &reach(&Attrs { med: Some(1), ..a.clone() }, &["12.0.0.0/8"]));
+    assert_eq!(rib.counters(PeerId(1)).unwrap().stale, 1);
+    assert_eq!(rib.decide(&anywhere, 1).len(), 1, "sent again unchanged is no news");
+    assert_eq!(rib.sweep_stale(PeerId(1), Family::Ipv6), 0);
+    assert_eq!(rib.sweep_stale(PeerId(1), Family::Ipv4), 1);
+    assert_eq!(best(&mut rib, "11.0.0.0/8"), Some(2));
+    assert_eq!(best(&mut rib, "10.0.0.0/8"), Some(1));
+
+    // It fails again before it has sent all: what was stale stays until its first deadline.
+    rib.peer_restarts(PeerId(1), PerFamily::new(true, true));
+    rib.peer_up(external(1));
+    rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8"]));
+    rib.peer_restarts(PeerId(1), PerFamily::new(true, true));
+    assert_eq!((best(&mut rib, "10.0.0.0/8"), best(&mut rib, "12.0.0.0/8")), (Some(1), Some(1)));
+    // It never comes back.
+    rib.sweep_stale(PeerId(1), Family::Ipv4);
+    rib.decide(&anywhere, 1);
+    assert!(rib.counters(PeerId(1)).is_none(), "nothing is left of it");
+}
+
+#[test]
+fn a_refresh_sweeps_what_was_not_sent_again() {
+    let mut rib = rib(&[external(1)]);
+    let a = path(&[65001], "192.0.2.1");
+    rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8", "11.0.0.0/8", "2001:db8::/32"]));
+    rib.mark_stale(PeerId(1), Family::Ipv4);
+    // A second beginning takes nothing away (RFC 7313 §4).
+    rib.mark_stale(PeerId(1), Family::Ipv4);
+    assert_eq!(rib.counters(PeerId(1)).unwrap().stale, 2);
+    rib.update(PeerId(1), &reach(&a, &["11.0.0.0/8"]));
+    assert_eq!(rib.sweep_stale(PeerId(1), Family::Ipv4), 1);
+    assert_eq!((best(&mut rib, "10.0.0.0/8"), best(&mut rib, "11.0.0.0/8")), (None, Some(1)));
+    assert_eq!(rib.counters(PeerId(1)).unwrap().received, 2);
+}
+
+#[test]
+fn a_peer_that_comes_back_as_another_starts_anew() {
+    let mut rib = rib(&[external(1)]);
+    rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
+    rib.decide(&anywhere, 1);
+    rib.peer_restarts(PeerId(1), PerFamily::new(true, true));
+    let other = PeerInfo { router_id: [5, 5, 5, 5].into(), ..external(1) };
+    rib.peer_up(other);
+    rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
+    let change = rib.decide(&anywhere, 1).remove(0);
+    let ids = [change.was, change.now].map(|s| s.unwrap().source.router_id.to_string());
+    assert_eq!(ids, ["1.1.1.1", "5.5.5.5"], "a change tells who it was and who it is");
+}
+
+#[test]
+fn a_new_import_policy_needs_no_word_from_the_peer() {
+    let mut rib = rib(&[external(1)]);
+    rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.244.1.0/24", "8.8.8.0/24"]));
+    rib.decide(&anywhere, 1);
+
+    rib.set_import(PeerId(1), import(ImportScope::Pools));
+    assert_eq!(rib.decide(&anywhere, 1).len(), 1);
+    assert_eq!((best(&mut rib, "8.8.8.0/24"), best(&mut rib, "10.244.1.0/24")), (None, Some(1)));
+
+    let edit = Edit { local_pref: Some(300), prepend: 2, ..Edit::default() };
+    let any = Rule { prefixes: vec![], communities: vec![], as_path_contains: vec![], accept: true, edit };
+    rib.set_import(PeerId(1), import(ImportScope::Named(Rules(vec![any]))));
+    assert_eq!(rib.decide(&anywhere, 1).len(), 2);
+    let view = rib.view(&p("8.8.8.0/24")).unwrap();
+    let attrs = view.paths[0].imported().unwrap();
+    assert_eq!((attrs.local_pref, attrs.as_path.to_string().as_str()), (Some(300), "65001 65001 65001"));
+    assert_eq!(view.paths[0].raw().local_pref, None, "what the peer sent is kept as it was");
+    let other = rib.view(&p("10.244.1.0/24")).unwrap();
+    assert!(Arc::ptr_eq(attrs, other.paths[0].imported().unwrap()), "changed attributes are shared as well");
+
+    let relaxed = PeerInfo { import: import(ImportScope::All), allow_own_as: 1, ..external(1) };
+    rib.update(PeerId(1), &reach(&path(&[65001, 64512], "192.0.2.1"), &["9.0.0.0/8"]));
+    assert_eq!(best(&mut rib, "9.0.0.0/8"), None);
+    rib.peer_up(relaxed);
+    assert_eq!(best(&mut rib, "9.0.0.0/8"), Some(1), "new settings while the session is up");
+}
