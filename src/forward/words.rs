@@ -1,0 +1,185 @@
+//! Words of the forwarding layer: next hop, hop, target, and the writes they end in.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::Prefix;
+
+/// Where BGP says to send a packet. Orders by address first.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NextHop {
+    /// The address in the NEXT_HOP or MP_REACH attribute
+    pub addr: IpAddr,
+    /// Device (ifindex) of the session an IPv6 link-local address was learned on; 0: none
+    pub scope: u32,
+    /// The path carries the Encapsulation community with type IP-in-IP (RFC 9012 §4.1).
+    /// `network.tunnel_endpoints` need not be looked at: the forwarder knows them.
+    pub ends_tunnel: bool,
+}
+
+impl NextHop {
+    /// A next hop that does not say that it ends tunnels.
+    pub const fn new(addr: IpAddr) -> Self {
+        Self { addr, scope: 0, ends_tunnel: false }
+    }
+
+    /// The same, learned on a session over this device. Kept for IPv6 link-local addresses only:
+    /// for any other address the device of the session says nothing.
+    #[must_use]
+    pub const fn on(mut self, device: u32) -> Self {
+        if let IpAddr::V6(addr) = self.addr
+            && addr.is_unicast_link_local()
+        {
+            self.scope = device;
+        }
+        self
+    }
+
+    /// The same, ending tunnels or not.
+    #[must_use]
+    pub const fn ending_tunnel(mut self, ends_tunnel: bool) -> Self {
+        self.ends_tunnel = ends_tunnel;
+        self
+    }
+}
+
+/// How the kernel sends it: one way out.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Hop {
+    /// The neighbour, or the far end of the tunnel; `None`: whatever is on the device's link
+    pub gateway: Option<IpAddr>,
+    /// Interface index
+    pub device: u32,
+    /// Through our IP-in-IP device
+    pub tunnel: bool,
+    /// The gateway counts as on-link though no prefix says so (`RTNH_F_ONLINK`). Always set with
+    /// `tunnel`.
+    pub onlink: bool,
+}
+
+impl Hop {
+    /// A neighbour on a device's link.
+    pub const fn direct(gateway: IpAddr, device: u32) -> Self {
+        Self { gateway: Some(gateway), device, tunnel: false, onlink: false }
+    }
+
+    /// The far end of a tunnel over our device.
+    pub const fn tunnel(end: IpAddr, device: u32) -> Self {
+        Self { gateway: Some(end), device, tunnel: true, onlink: true }
+    }
+}
+
+/// What a route does. Cheap to clone, compares by value.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Over one of these hops, each with the same weight: sorted, none twice, at least one
+    Via(Arc<[Hop]>),
+    /// Drop silently
+    Blackhole,
+}
+
+impl Target {
+    /// Over these hops; `None` if there is none. Sorts and removes repetitions.
+    pub fn via(hops: impl IntoIterator<Item = Hop>) -> Option<Self> {
+        let mut hops: Vec<Hop> = hops.into_iter().collect();
+        hops.sort_unstable();
+        hops.dedup();
+        (!hops.is_empty()).then(|| Self::Via(hops.into()))
+    }
+
+    /// The hops; none for a blackhole.
+    pub fn hops(&self) -> &[Hop] {
+        match self {
+            Self::Via(hops) => hops,
+            Self::Blackhole => &[],
+        }
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Via(a), Self::Via(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Blackhole, Self::Blackhole) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Target {}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A blackhole is told from all others by having no hops.
+        self.hops().hash(state);
+    }
+}
+
+/// One write to the kernel's table: our table, protocol and metric are the writer's to add.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FibOp {
+    /// We believe that nothing of ours is there: `NLM_F_CREATE | NLM_F_EXCL`
+    Create(Prefix, Target),
+    /// Something of ours is there: `NLM_F_REPLACE` alone, so that a lost route is an answer. The
+    /// kernel would replace a foreign route with the same metric too: none is known of.
+    Replace(Prefix, Target),
+    /// Ours, as it was last known: matched by protocol, metric and hops, so that it can't hit
+    /// another's
+    Remove(Prefix, Target),
+}
+
+impl FibOp {
+    /// The prefix it writes; at most one operation per prefix is under way at any time.
+    pub const fn prefix(&self) -> Prefix {
+        match self {
+            Self::Create(prefix, _) | Self::Replace(prefix, _) | Self::Remove(prefix, _) => *prefix,
+        }
+    }
+}
+
+/// Why the kernel refused an operation.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
+pub enum OpError {
+    /// `EEXIST`: something has this prefix with our metric
+    #[error("a route with this prefix and metric exists")]
+    Exists,
+    /// `ESRCH`, `ENOENT`: nothing to replace or remove
+    #[error("no such route")]
+    NoSuchRoute,
+    /// `ENETUNREACH`, `EHOSTUNREACH`, `ENETDOWN`, `EINVAL`: a hop's gateway or device is not usable
+    #[error("a gateway cannot be reached over its device")]
+    Unreachable,
+    /// `ENODEV`: a hop's device is gone
+    #[error("no such device")]
+    NoDevice,
+    /// Any other errno
+    #[error("errno {0}")]
+    Other(i32),
+}
+
+/// When traffic to another node goes through a tunnel (`network.tunnel`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelMode {
+    /// Never: the underlay knows all routes
+    Never,
+    /// Only to next hops that are not on-link
+    #[default]
+    CrossSubnet,
+    /// To each next hop that ends tunnels
+    Always,
+}
+
+impl fmt::Display for TunnelMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::CrossSubnet => "cross-subnet",
+            Self::Always => "always",
+        })
+    }
+}
