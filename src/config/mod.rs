@@ -1,0 +1,160 @@
+//! Configuration: TOML text → checked [`Config`]; the difference between two of them.
+//!
+//! [`parse`] opens no file: the text comes in, password files are read through a closure. A
+//! [`Config`] cannot hold a bad value, so nobody behind it checks again. All that is wrong in a
+//! text is found at once ([`Diagnostic`]), with the key as written and the line.
+//!
+//! One file per section, each with its types, defaults and reader; `config/wayleave.toml` says
+//! what every key means. What stands in no file (host name, addresses, store) is the daemon's to
+//! find.
+
+mod bgp;
+mod changes;
+mod diagnostic;
+mod host;
+mod network;
+mod peer;
+mod policy;
+mod reader;
+mod secret;
+mod store;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+pub use self::bgp::{Announce, Bgp};
+pub use self::changes::{Changes, changes};
+pub use self::diagnostic::{Diagnostic, Earlier, Problem};
+pub use self::host::{Control, Kernel, Log, LogFormat, Metrics, Node};
+pub use self::network::Network;
+pub use self::peer::{Bfd, Export, Import, Peer, PeerAddress};
+pub use self::policy::{Policy, PrefixMatch, Rule};
+use self::reader::{File, Table, key_at};
+pub use self::secret::{Secret, SecretError};
+pub use self::store::Store;
+pub use self::words::HoldTime;
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// `state_dir`: what must survive a restart; default `/var/lib/wayleave`
+    pub state_dir: PathBuf,
+    /// `[node]`
+    pub node: Node,
+    /// `[network]`
+    pub network: Network,
+    /// `[store]`
+    pub store: Store,
+    /// `[bgp]`
+    pub bgp: Bgp,
+    /// `[kernel]`
+    pub kernel: Kernel,
+    /// `[metrics]`
+    pub metrics: Metrics,
+    /// `[control]`
+    pub control: Control,
+    /// `[log]`
+    pub log: Log,
+}
+
+impl Config {
+    /// What is set and this version does not act on yet, a sentence each.
+    pub fn not_yet(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if matches!(self.store, Store::Etcd { .. }) {
+            said.push("store: this version has no leases; write network.subnets".to_owned());
+        }
+        if self.bgp.mesh {
+            said.push("bgp.mesh: this version finds no nodes in the store; write every node as a peer".to_owned());
+        }
+        let bfd = self.bgp.peers.iter().filter(|peer| peer.bfd.is_some()).map(|peer| peer.name.as_str());
+        let bfd: Vec<&str> = bfd.collect();
+        if !bfd.is_empty() {
+            let peers = bfd.join(", ");
+            said.push(format!("bgp.peers.bfd ({peers}): this version has no BFD; a short hold_time finds a dead peer"));
+        }
+        said
+    }
+}
+
+/// How a password file is read: its content, or why not.
+type ReadSecret<'a> = dyn FnMut(&Path) -> Result<String, SecretError> + 'a;
+
+/// Reads a configuration, or says all that is wrong with it, in the order of the text.
+///
+/// `read_secret` gets the path of each password file and returns its content.
+pub fn parse(
+    text: &str,
+    read_secret: &mut dyn FnMut(&Path) -> Result<String, SecretError>,
+) -> Result<Config, Vec<Diagnostic>> {
+    let file = File::new(text);
+    let (entries, errors) = DeTable::parse_recoverable(text);
+    let config = Table::root(&file, entries.get_ref(), |root| config(root, read_secret));
+    let found = with_syntax(file, entries.get_ref(), &errors);
+    match config {
+        Some(config) if found.is_empty() => Ok(config),
+        _ => Err(found),
+    }
+}
+
+fn config(root: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Config> {
+    // Every section is read before the first `?`, so that one bad section doesn't hide another.
+    let state_dir = root.word("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/wayleave"));
+    let node = root.section("node", host::node);
+    let store = root.section("store", store::read).flatten();
+    let network = root.section("network", |table| network::read(table, store.as_ref()));
+    let around = bgp::Around { node: node.as_ref(), network: network.as_ref(), store: store.as_ref() };
+    let bgp = root.section("bgp", |table| bgp::read(table, &around, read_secret)).flatten();
+    let kernel = root.section("kernel", host::kernel);
+    let metrics = root.section("metrics", host::metrics);
+    let control = root.section("control", host::control);
+    let log = root.section("log", host::log);
+    Some(Config {
+        state_dir,
+        node: node?,
+        network: network?,
+        store: store?,
+        bgp: bgp?,
+        kernel: kernel?,
+        metrics: metrics?,
+        control: control?,
+        log: log?,
+    })
+}
+
+/// Joins what the TOML parser and what we found.
+///
+/// The parser goes on behind an error. Behind a text without quotes nothing is lost; behind any
+/// other we don't know what it skipped, so only what single values have wrong is worth saying.
+fn with_syntax(file: File<'_>, entries: &DeTable<'_>, errors: &[toml::de::Error]) -> Vec<Diagnostic> {
+    let mut syntax: Vec<Diagnostic> = errors.iter().map(|error| syntax_error(&file, entries, error)).collect();
+    // One error often draws others behind itself.
+    syntax.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+    syntax.dedup_by_key(|diagnostic| diagnostic.line);
+    let whole = syntax.iter().all(|diagnostic| matches!(diagnostic.problem, Problem::Unquoted(_)));
+    let mut found = file.into_found();
+    found.retain(|ours| {
+        // A value that the parser had to guess is reported once.
+        let guessed = ours.problem.is_local() && syntax.iter().any(|theirs| theirs.line == ours.line);
+        (whole || ours.problem.is_local()) && !guessed
+    });
+    found.extend(syntax);
+    found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+    found
+}
+
+fn syntax_error(file: &File<'_>, entries: &DeTable<'_>, error: &toml::de::Error) -> Diagnostic {
+    let offset = error.span().map_or(0, |span| span.start);
+    let (offset, key, problem) = match file.unquoted(offset) {
+        Some((start, word)) => {
+            (start, key_at(file, entries, start).unwrap_or_default(), Problem::Unquoted(word.to_owned()))
+        }
+        None => (offset, String::new(), Problem::Syntax(error.message().to_owned())),
+    };
+    let (line, column) = file.position(offset);
+    Diagnostic { line, column, key, problem }
+}
