@@ -1,0 +1,11 @@
+//! Effects: sockets, kernel, files, other programs. Thin: every module here carries out what it is
+//! told and decides nothing; none knows another, but all may use [`files`].
+
+pub mod files;
+pub mod netlink;
+pub mod nft;
+pub mod procfs;
+pub mod socket;
+pub mod sysctl;
+pub mod tcp;
+pub mod tunnel;
