@@ -1,0 +1,457 @@
+//! Every Prometheus series: name, help, labels. One home for each.
+//!
+//! Counters are held as handles by whoever counts. Gauges are set at scrape time from a
+//! [`Snapshot`], so that no series outlives what it describes. The `peer` label is the name in the
+//! file; peers accepted by a prefix share that prefix's name, so the number of series is bounded
+//! by the configuration.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Kinds of BGP messages, as the `kind` label has them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MessageKind {
+    /// OPEN
+    Open,
+    /// UPDATE
+    Update,
+    /// NOTIFICATION
+    Notification,
+    /// KEEPALIVE
+    Keepalive,
+    /// ROUTE-REFRESH
+    RouteRefresh,
+}
+
+impl MessageKind {
+    /// All of them, in the order of their type codes.
+    pub const ALL: [Self; 5] = [Self::Open, Self::Update, Self::Notification, Self::Keepalive, Self::RouteRefresh];
+
+    /// The kind with this type code (RFC 4271 §4.1, RFC 2918 §3).
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Open),
+            2 => Some(Self::Update),
+            3 => Some(Self::Notification),
+            4 => Some(Self::Keepalive),
+            5 => Some(Self::RouteRefresh),
+            _ => None,
+        }
+    }
+
+    /// The label's value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Update => "update",
+            Self::Notification => "notification",
+            Self::Keepalive => "keepalive",
+            Self::RouteRefresh => "route_refresh",
+        }
+    }
+}
+
+/// Counters of one peer, fetched once.
+#[derive(Clone, Debug)]
+pub struct PeerMetrics {
+    received: [IntCounter; 5],
+    sent: [IntCounter; 5],
+    flaps: IntCounterVec,
+    malformed: IntCounterVec,
+    name: String,
+}
+
+impl PeerMetrics {
+    /// A message was read.
+    pub fn received(&self, kind: MessageKind) {
+        self.received[kind as usize].inc();
+    }
+
+    /// Messages were written.
+    pub fn sent(&self, kind: MessageKind, count: u64) {
+        self.sent[kind as usize].inc_by(count);
+    }
+
+    /// Messages read and written so far, by kind.
+    pub fn messages(&self) -> impl Iterator<Item = (MessageKind, u64, u64)> + '_ {
+        MessageKind::ALL
+            .into_iter()
+            .map(|kind| (kind, self.received[kind as usize].get(), self.sent[kind as usize].get()))
+    }
+
+    /// An established session was lost; `reason` is one of a few known words.
+    pub fn flapped(&self, reason: &str) {
+        self.flaps.with_label_values(&[self.name.as_str(), reason]).inc();
+    }
+
+    /// An attribute was malformed (RFC 7606); `outcome` says what was done.
+    pub fn malformed(&self, outcome: &str) {
+        self.malformed.with_label_values(&[self.name.as_str(), outcome]).inc();
+    }
+}
+
+/// What the gauges show, taken at scrape time.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Whether the first synchronisation is done
+    pub ready: bool,
+    /// Per peer of the file
+    pub peers: BTreeMap<String, PeerSnapshot>,
+    /// Sessions by state
+    pub sessions: BTreeMap<String, usize>,
+    /// RIB sizes
+    pub rib: crate::view::RibStatus,
+    /// FIB sizes
+    pub fib: FibSnapshot,
+    /// Per network device, in the order of /proc/net/dev: receive bytes, packets, errors, drops,
+    /// then the same for transmit
+    pub devices: Vec<(String, [u64; 8])>,
+    /// Resident memory in bytes
+    pub resident_bytes: u64,
+    /// CPU time used so far in seconds
+    pub cpu_seconds: f64,
+}
+
+/// Gauges of one peer of the file.
+#[derive(Clone, Debug, Default)]
+pub struct PeerSnapshot {
+    /// Established sessions: 0 or 1, more for a prefix
+    pub established: usize,
+    /// Prefixes received
+    pub received: usize,
+    /// Prefixes accepted
+    pub accepted: usize,
+    /// Prefixes advertised
+    pub advertised: usize,
+    /// Prefixes kept while it restarts
+    pub stale: usize,
+    /// Limit, 0 = none
+    pub max_prefixes: u32,
+    /// Prefixes rejected, by reason
+    pub rejected: BTreeMap<String, usize>,
+}
+
+/// Gauges of the FIB.
+#[derive(Clone, Debug, Default)]
+pub struct FibSnapshot {
+    /// Routes wanted in the kernel
+    pub wanted: usize,
+    /// Routes there as wanted
+    pub installed: usize,
+    /// Routes refused by the kernel
+    pub failed: usize,
+    /// Prefixes without a reachable next hop
+    pub unresolved: usize,
+    /// Foreign routes for prefixes of ours
+    pub conflicts: usize,
+    /// Routes of a former run, not yet announced again
+    pub stale: usize,
+    /// Routes put back so far
+    pub repaired: u64,
+}
+
+/// The registry and every series in it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    messages_received: IntCounterVec,
+    messages_sent: IntCounterVec,
+    flaps: IntCounterVec,
+    malformed: IntCounterVec,
+    /// UPDATE read from the socket → route acknowledged by the kernel
+    pub update_to_kernel: Histogram,
+    /// Netlink batches written
+    pub netlink_batches: IntCounter,
+    /// Route messages acknowledged without error
+    pub netlink_acknowledged: IntCounter,
+    /// Route messages refused
+    pub netlink_refused: IntCounter,
+    /// Times the kernel's events overran us and all was compared anew
+    pub netlink_overruns: IntCounter,
+    /// Reloads, by result
+    pub reloads: IntCounterVec,
+    gauges: Gauges,
+}
+
+#[derive(Debug)]
+struct Gauges {
+    ready: IntGauge,
+    sessions: IntGaugeVec,
+    established: IntGaugeVec,
+    prefixes_received: IntGaugeVec,
+    prefixes_accepted: IntGaugeVec,
+    prefixes_rejected: IntGaugeVec,
+    prefixes_advertised: IntGaugeVec,
+    prefixes_stale: IntGaugeVec,
+    prefixes_limit: IntGaugeVec,
+    rib_prefixes: IntGauge,
+    rib_paths: IntGauge,
+    rib_attribute_sets: IntGauge,
+    fib_wanted: IntGauge,
+    fib_installed: IntGauge,
+    fib_failed: IntGauge,
+    fib_unresolved: IntGauge,
+    fib_conflicts: IntGauge,
+    fib_stale: IntGauge,
+    fib_repaired: IntCounter,
+    devices: [IntCounterVec; 8],
+    resident: IntGauge,
+    cpu: Counter,
+}
+
+const DEVICE_SERIES: [(&str, &str); 8] = [
+    ("interface_receive_bytes_total", "Bytes received on a network device."),
+    ("interface_receive_packets_total", "Packets received on a network device."),
+    ("interface_receive_errors_total", "Receive errors of a network device."),
+    ("interface_receive_dropped_total", "Packets dropped on receipt by a network device."),
+    ("interface_transmit_bytes_total", "Bytes sent on a network device; wayleave0 is the IP-in-IP tunnel."),
+    ("interface_transmit_packets_total", "Packets sent on a network device."),
+    ("interface_transmit_errors_total", "Transmit errors of a network device."),
+    ("interface_transmit_dropped_total", "Packets dropped on transmit by a network device."),
+];
+
+/// Registers series under the common prefix.
+struct Register<'a>(&'a Registry);
+
+impl Register<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> prometheus::Result<C> {
+        let collector = collector?;
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(opts(name, help), labels))
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("wayleave")
+}
+
+fn int(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Metrics {
+    /// All series, at zero.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = Register(&registry);
+        let build = r.gauges("build_info", "Always 1; the labels say what runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let [d0, d1, d2, d3, d4, d5, d6, d7] = DEVICE_SERIES.map(|(name, help)| r.counters(name, help, &["device"]));
+        let gauges = Gauges {
+            ready: r.gauge("ready", "Whether the first synchronisation is in the kernel (1) or not (0).")?,
+            sessions: r.gauges("bgp_sessions", "BGP sessions by state.", &["state"])?,
+            established: r.gauges("bgp_session_established", "Established sessions of a peer.", &["peer"])?,
+            prefixes_received: r.gauges("bgp_prefixes_received", "Prefixes that a peer announces.", &["peer"])?,
+            prefixes_accepted: r.gauges(
+                "bgp_prefixes_accepted",
+                "Of them accepted by the import policy.",
+                &["peer"],
+            )?,
+            prefixes_rejected: r.gauges(
+                "bgp_prefixes_rejected",
+                "Of them rejected, by reason.",
+                &["peer", "reason"],
+            )?,
+            prefixes_advertised: r.gauges("bgp_prefixes_advertised", "Prefixes announced to a peer.", &["peer"])?,
+            prefixes_stale: r.gauges(
+                "bgp_prefixes_stale",
+                "Prefixes kept while a peer restarts (RFC 4724).",
+                &["peer"],
+            )?,
+            prefixes_limit: r.gauges("bgp_prefixes_limit", "max_prefixes of a peer; 0 is no limit.", &["peer"])?,
+            rib_prefixes: r.gauge("rib_prefixes", "Prefixes with at least one path.")?,
+            rib_paths: r.gauge("rib_paths", "Paths, rejected ones included.")?,
+            rib_attribute_sets: r.gauge("rib_attribute_sets", "Distinct sets of path attributes.")?,
+            fib_wanted: r.gauge("fib_routes_wanted", "Routes that should be in the kernel.")?,
+            fib_installed: r.gauge("fib_routes_installed", "Routes that are in the kernel as wanted.")?,
+            fib_failed: r.gauge("fib_routes_failed", "Routes that the kernel refused, being retried.")?,
+            fib_unresolved: r.gauge("fib_routes_unresolved", "Prefixes without a reachable next hop.")?,
+            fib_conflicts: r.gauge("fib_route_conflicts", "Foreign kernel routes for prefixes of ours.")?,
+            fib_stale: r.gauge("fib_routes_stale", "Routes of a former run that nobody has announced again yet.")?,
+            fib_repaired: r
+                .counter("fib_routes_repaired_total", "Routes put back after somebody removed or changed them.")?,
+            devices: [d0?, d1?, d2?, d3?, d4?, d5?, d6?, d7?],
+            resident: r.gauge("process_resident_memory_bytes", "Resident memory of the daemon.")?,
+            cpu: r.add(Counter::with_opts(opts("process_cpu_seconds_total", "CPU time used by the daemon.")))?,
+        };
+        let latency = HistogramOpts::new("x", "x").buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?);
+        let latency = HistogramOpts {
+            common_opts: opts(
+                "update_to_kernel_seconds",
+                "From reading an UPDATE to the kernel's acknowledgement of the route; one sample per netlink batch, of its oldest UPDATE.",
+            ),
+            ..latency
+        };
+        Ok(Self {
+            messages_received: r.counters(
+                "bgp_messages_received_total",
+                "BGP messages read from a peer.",
+                &["peer", "kind"],
+            )?,
+            messages_sent: r.counters(
+                "bgp_messages_sent_total",
+                "BGP messages written to a peer.",
+                &["peer", "kind"],
+            )?,
+            flaps: r.counters(
+                "bgp_session_flaps_total",
+                "Established sessions lost, by reason.",
+                &["peer", "reason"],
+            )?,
+            malformed: r.counters(
+                "bgp_malformed_attributes_total",
+                "Malformed path attributes (RFC 7606), by what was done.",
+                &["peer", "outcome"],
+            )?,
+            update_to_kernel: r.add(Histogram::with_opts(latency))?,
+            netlink_batches: r.counter("netlink_batches_total", "Batches of route messages handed to the kernel.")?,
+            netlink_acknowledged: r
+                .counter("netlink_routes_acknowledged_total", "Route messages the kernel accepted.")?,
+            netlink_refused: r.counter("netlink_routes_refused_total", "Route messages the kernel refused.")?,
+            netlink_overruns: r
+                .counter("netlink_overruns_total", "Times that kernel events were lost and all was compared anew.")?,
+            reloads: r.counters("config_reloads_total", "Reloads of the configuration, by result.", &["result"])?,
+            gauges,
+            registry,
+        })
+    }
+
+    /// Counters of a peer of the file.
+    pub fn peer(&self, name: &str) -> PeerMetrics {
+        PeerMetrics {
+            received: MessageKind::ALL.map(|kind| self.messages_received.with_label_values(&[name, kind.label()])),
+            sent: MessageKind::ALL.map(|kind| self.messages_sent.with_label_values(&[name, kind.label()])),
+            flaps: self.flaps.clone(),
+            malformed: self.malformed.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Drops the counters of a peer that left the file.
+    pub fn forget_peer(&self, name: &str) {
+        for kind in MessageKind::ALL {
+            for family in [&self.messages_received, &self.messages_sent] {
+                // Absent is as good as removed.
+                let _ = family.remove_label_values(&[name, kind.label()]);
+            }
+        }
+    }
+
+    /// The text exposition of everything, gauges as in `now`.
+    pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
+        self.gauges.set(now);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+impl Gauges {
+    fn set(&self, now: &Snapshot) {
+        let per_peer = [
+            &self.established,
+            &self.prefixes_received,
+            &self.prefixes_accepted,
+            &self.prefixes_advertised,
+            &self.prefixes_stale,
+            &self.prefixes_limit,
+        ];
+        for family in per_peer.into_iter().chain([&self.sessions, &self.prefixes_rejected]) {
+            family.reset();
+        }
+        for (name, peer) in &now.peers {
+            let limit = usize::try_from(peer.max_prefixes).unwrap_or(usize::MAX);
+            let values = [peer.established, peer.received, peer.accepted, peer.advertised, peer.stale, limit];
+            for (family, value) in per_peer.into_iter().zip(values) {
+                family.with_label_values(&[name.as_str()]).set(int(value));
+            }
+            for (reason, count) in &peer.rejected {
+                self.prefixes_rejected.with_label_values(&[name.as_str(), reason.as_str()]).set(int(*count));
+            }
+        }
+        for (state, count) in &now.sessions {
+            self.sessions.with_label_values(&[state.as_str()]).set(int(*count));
+        }
+        self.ready.set(i64::from(now.ready));
+        let sizes = [
+            (&self.rib_prefixes, now.rib.prefixes),
+            (&self.rib_paths, now.rib.paths),
+            (&self.rib_attribute_sets, now.rib.attribute_sets),
+            (&self.fib_wanted, now.fib.wanted),
+            (&self.fib_installed, now.fib.installed),
+            (&self.fib_failed, now.fib.failed),
+            (&self.fib_unresolved, now.fib.unresolved),
+            (&self.fib_conflicts, now.fib.conflicts),
+            (&self.fib_stale, now.fib.stale),
+        ];
+        for (gauge, value) in sizes {
+            gauge.set(int(value));
+        }
+        set_counter(&self.fib_repaired, now.fib.repaired);
+        for family in &self.devices {
+            family.reset();
+        }
+        for (device, values) in &now.devices {
+            for (family, value) in self.devices.iter().zip(values) {
+                family.with_label_values(&[device.as_str()]).inc_by(*value);
+            }
+        }
+        self.resident.set(i64::try_from(now.resident_bytes).unwrap_or(i64::MAX));
+        self.cpu.inc_by((now.cpu_seconds - self.cpu.get()).max(0.0));
+    }
+}
+
+/// Brings a counter to a total that is counted elsewhere.
+fn set_counter(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_follow_the_snapshot_and_leave_nothing_behind() {
+        let metrics = Metrics::new().unwrap();
+        metrics.peer("tor-a").received(MessageKind::Update);
+        let mut now = Snapshot::default();
+        now.peers.insert("tor-a".into(), PeerSnapshot { received: 7, ..PeerSnapshot::default() });
+        now.devices.push(("wayleave0".into(), [1, 2, 3, 4, 5, 6, 7, 8]));
+        now.fib.repaired = 2;
+        let text = String::from_utf8(metrics.render(&now).unwrap()).unwrap();
+        for line in [
+            "wayleave_bgp_prefixes_received{peer=\"tor-a\"} 7",
+            "wayleave_bgp_messages_received_total{kind=\"update\",peer=\"tor-a\"} 1",
+            "wayleave_interface_transmit_dropped_total{device=\"wayleave0\"} 8",
+            "wayleave_fib_routes_repaired_total 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        now.peers.clear();
+        now.devices.clear();
+        let text = String::from_utf8(metrics.render(&now).unwrap()).unwrap();
+        assert!(!text.contains("prefixes_received{") && !text.contains("device="), "{text}");
+        assert!(text.contains("wayleave_fib_routes_repaired_total 2"), "a total is not added twice");
+    }
+}

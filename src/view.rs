@@ -1,0 +1,369 @@
+//! What the daemon shows of itself: the JSON of the control socket, and of `--json`.
+//!
+//! Fields may be added; names and meaning of those that are here do not change. Times are RFC 3339
+//! in UTC, durations are seconds.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::{Asn, Family, Prefix};
+
+/// `wayleave status`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Node name
+    pub node: String,
+    /// Version of the running daemon
+    pub version: String,
+    /// When it started
+    pub since: String,
+    /// BGP source and tunnel end
+    pub address: IpAddr,
+    /// BGP identifier
+    pub router_id: Ipv4Addr,
+    /// Local AS
+    pub asn: Asn,
+    /// Prefixes that all container subnets lie in
+    pub pools: Vec<Prefix>,
+    /// This node's part of them
+    pub subnets: Vec<Prefix>,
+    /// Whether the first synchronisation is in the kernel
+    pub ready: bool,
+    /// What readiness waits for, or what it came from
+    pub ready_reason: String,
+    /// Peers by session state
+    pub sessions: BTreeMap<String, usize>,
+    /// Routing table
+    pub rib: RibStatus,
+    /// Kernel routes
+    pub fib: FibStatus,
+    /// The IP-in-IP device
+    pub tunnel: TunnelStatus,
+    /// Source-NAT of container traffic that leaves the pools
+    pub masquerade: Part,
+    /// Kernel settings that a routed host needs
+    pub sysctls: Vec<SysctlStatus>,
+    /// The configuration in force
+    pub config: ConfigStatus,
+    /// What an operator should look at, worst first; empty = all is well
+    pub problems: Vec<String>,
+}
+
+/// Size of the routing table.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RibStatus {
+    /// Prefixes with at least one candidate
+    pub prefixes: usize,
+    /// Candidates, rejected ones included
+    pub paths: usize,
+    /// Distinct attribute sets
+    pub attribute_sets: usize,
+}
+
+/// Wanted against actual kernel routes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FibStatus {
+    /// Whether routes are written at all (`kernel.install`)
+    pub enabled: bool,
+    /// Kernel table
+    pub table: u32,
+    /// Protocol number that marks our routes
+    pub protocol: u8,
+    /// Metric of our routes
+    pub metric: u32,
+    /// Whether routes refer to nexthop objects; this version writes plain routes
+    pub nexthop_objects: bool,
+    /// Routes that should be in the kernel
+    pub wanted: usize,
+    /// Routes that are there as wanted
+    pub installed: usize,
+    /// Routes the kernel refused, being retried
+    pub failed: usize,
+    /// Prefixes whose next hops can't be reached
+    pub unresolved: usize,
+    /// Routes found from a former run that nobody has announced again yet
+    pub stale: usize,
+    /// Routes put back after somebody removed or changed them, since start
+    pub repaired: u64,
+    /// Foreign routes for a prefix of ours
+    pub conflicts: Vec<Conflict>,
+    /// Routes the kernel refused, at most 20
+    pub failures: Vec<Failure>,
+}
+
+/// A foreign route for a prefix that we also have a route for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The prefix
+    pub prefix: Prefix,
+    /// Protocol number of the foreign route
+    pub protocol: u8,
+    /// Its metric; the lower one is used by the kernel
+    pub metric: u32,
+    /// What follows from it
+    pub effect: String,
+}
+
+/// A route that the kernel refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The prefix
+    pub prefix: Prefix,
+    /// The kernel's answer
+    pub error: String,
+    /// Attempts so far
+    pub attempts: u32,
+}
+
+/// The tunnel device.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// `never`, `cross-subnet` or `always`
+    pub mode: String,
+    /// Its name, if it is there
+    pub device: Option<String>,
+    /// Its MTU in bytes
+    pub mtu: Option<u32>,
+    /// Why there is none though one is wanted
+    pub error: Option<String>,
+    /// Next hops that can't be reached for want of it
+    pub affected: Vec<IpAddr>,
+}
+
+/// A part that is on, off or broken.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Part {
+    /// Whether it is wanted
+    pub enabled: bool,
+    /// Why it doesn't work
+    pub error: Option<String>,
+}
+
+/// One kernel setting.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SysctlStatus {
+    /// Name as sysctl(8) writes it
+    pub key: String,
+    /// Value before we came; what `clean` puts back
+    pub was: String,
+    /// Value that is wanted
+    pub wanted: String,
+    /// Why it could not be set
+    pub error: Option<String>,
+}
+
+/// Which configuration is in force.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file
+    pub file: String,
+    /// When it was read
+    pub loaded: String,
+    /// Why the last reload was refused; the configuration before it stays
+    pub error: Option<String>,
+    /// Changed keys that only a restart brings into force
+    pub needs_restart: Vec<String>,
+}
+
+/// `wayleave peers`: one BGP neighbour.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Name in the file
+    pub name: String,
+    /// Its address
+    pub address: IpAddr,
+    /// Its AS
+    pub asn: Asn,
+    /// `idle connect active opensent openconfirm established`
+    pub state: String,
+    /// Since when it is in this state
+    pub since: String,
+    /// Prefixes received
+    pub received: usize,
+    /// Of them accepted by the import policy
+    pub accepted: usize,
+    /// Of them rejected, by reason
+    pub rejected: BTreeMap<String, usize>,
+    /// Kept from before its restart (RFC 4724)
+    pub stale: usize,
+    /// Prefixes sent to it
+    pub advertised: usize,
+    /// Limit of prefixes received
+    pub max_prefixes: Option<u32>,
+    /// How the last session or attempt ended, in words
+    pub last_error: Option<String>,
+    /// When that was
+    pub last_error_at: Option<String>,
+    /// Sessions lost since start
+    pub flaps: u64,
+    /// Sessions established since start
+    pub established: u64,
+    /// Messages read and written since start, by kind
+    pub messages: BTreeMap<String, Messages>,
+    /// UPDATEs with malformed attributes (RFC 7606)
+    pub malformed: u64,
+    /// What was agreed on, while established
+    pub negotiated: Option<Negotiated>,
+    /// Whether it was accepted by a prefix peer
+    pub dynamic: bool,
+    /// Policy of what is taken from it
+    pub import: String,
+    /// Policy of what is sent to it
+    pub export: String,
+}
+
+/// Messages of one kind.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Messages {
+    /// Read
+    pub received: u64,
+    /// Written; an UPDATE that a group of peers shares counts for each
+    pub sent: u64,
+}
+
+/// What the two OPENs agreed on.
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Negotiated {
+    /// The peer's BGP identifier
+    pub router_id: String,
+    /// Address of our end
+    pub local_address: Option<IpAddr>,
+    /// Families
+    pub families: Vec<String>,
+    /// Hold time in seconds, 0 = off
+    pub hold_time: u16,
+    /// Keepalive interval in seconds
+    pub keepalive: u16,
+    /// Four-octet AS numbers (RFC 6793)
+    pub four_octet_as: bool,
+    /// Route refresh (RFC 2918)
+    pub route_refresh: bool,
+    /// Enhanced route refresh (RFC 7313)
+    pub enhanced_refresh: bool,
+    /// Messages up to 65535 bytes (RFC 8654)
+    pub extended_message: bool,
+    /// The peer keeps our routes while we restart, for so many seconds (RFC 4724)
+    pub graceful_restart: Option<u16>,
+    /// Every capability of the peer, in words
+    pub capabilities: Vec<String>,
+}
+
+/// `wayleave routes`: one path.
+#[expect(clippy::struct_excessive_bools, reason = "field names of the JSON contract")]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Its prefix
+    pub prefix: Prefix,
+    /// Whether it is the best path
+    pub best: bool,
+    /// Whether traffic uses it: the best path and those as good (ECMP)
+    pub multipath: bool,
+    /// Name of the peer, or `local`
+    pub from: String,
+    /// Its BGP next hop
+    pub next_hop: Option<IpAddr>,
+    /// AS path, nearest first; sets in braces
+    pub as_path: String,
+    /// `igp`, `egp` or `incomplete`
+    pub origin: String,
+    /// MULTI_EXIT_DISC
+    pub med: Option<u32>,
+    /// LOCAL_PREF
+    pub local_pref: Option<u32>,
+    /// Communities
+    pub communities: Vec<String>,
+    /// Extended communities
+    pub ext_communities: Vec<String>,
+    /// Large communities
+    pub large_communities: Vec<String>,
+    /// AGGREGATOR: AS and address
+    pub aggregator: Option<String>,
+    /// ATOMIC_AGGREGATE
+    pub atomic_aggregate: bool,
+    /// ORIGINATOR_ID of a reflected path
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST of a reflected path
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// Kept from before the peer's restart (RFC 4724)
+    pub stale: bool,
+    /// How the kernel sends it; empty for a path that isn't used
+    pub hops: Vec<Hop>,
+    /// What should be in the kernel, as iproute2 says it; none for a path that isn't used, and for
+    /// what is announced without a kernel route
+    pub target: Option<String>,
+    /// Whether the kernel has the route as wanted
+    pub installed: bool,
+    /// Why it is (not) used: `best`, `multipath`, the step at which it lost, or why it was rejected
+    pub verdict: String,
+}
+
+/// How the kernel sends packets on.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Neighbour or tunnel end; none: the destination itself is on the link
+    pub gateway: Option<IpAddr>,
+    /// Device name
+    pub device: String,
+    /// Whether this is IP-in-IP
+    pub tunnel: bool,
+}
+
+/// `wayleave explain IP`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was asked
+    pub address: IpAddr,
+    /// Longest prefix in the RIB that covers it and is used
+    pub prefix: Option<Prefix>,
+    /// All paths to that prefix, the best first
+    pub candidates: Vec<Route>,
+    /// Each next hop that is used, and how it is reached
+    pub next_hops: Vec<NextHop>,
+    /// What should be in the kernel
+    pub wanted: Option<String>,
+    /// What the kernel is known to have of ours for the prefix
+    pub actual: Option<String>,
+    /// What the kernel answers for the address (RTM_GETROUTE)
+    pub kernel: Option<String>,
+    /// Whether the kernel does what is wanted
+    pub agree: bool,
+    /// The story in sentences
+    pub story: Vec<String>,
+}
+
+/// One next hop of an explanation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NextHop {
+    /// BGP next hop
+    pub address: IpAddr,
+    /// `direct`, `tunnel`, `recursive` or `unreachable`
+    pub how: String,
+    /// Why so
+    pub reason: String,
+}
+
+/// Which routes are asked for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RoutesQuery {
+    /// Only this prefix
+    pub prefix: Option<Prefix>,
+    /// Only what this peer sent
+    pub from: Option<String>,
+    /// Only what is sent to this peer
+    pub to: Option<String>,
+    /// With `from`: as received, before the import policy
+    #[serde(default)]
+    pub before_policy: bool,
+    /// Only this family
+    pub family: Option<Family>,
+}
+
+/// An error of the control socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong
+    pub error: String,
+}
