@@ -1,0 +1,49 @@
+//! Removes from the kernel all that is ours, with no daemon running.
+
+use std::fmt;
+use std::io;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::daemon::node;
+use crate::io::netlink::query;
+
+/// What was removed, and what could not be.
+#[derive(Debug, Serialize)]
+pub struct Done {
+    /// Routes removed
+    pub routes: usize,
+    /// What else was removed or put back
+    pub done: Vec<String>,
+    /// What went wrong
+    pub errors: Vec<String>,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} routes removed", self.routes)?;
+        for line in &self.done {
+            write!(f, "\n{line}")?;
+        }
+        for line in &self.errors {
+            write!(f, "\nNOT done: {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Routes with our protocol number, the tunnel, the firewall table, the sysctls we changed.
+pub fn clean(config: &Config) -> io::Result<Done> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut errors = Vec::new();
+        let routes = query::flush(config.kernel.protocol, None).await.unwrap_or_else(|error| {
+            errors.push(format!("routes: {error}"));
+            0
+        });
+        let (done, more) = node::tear_down(&config.state_dir).await;
+        errors.extend(more);
+        Ok(Done { routes, done, errors })
+    })
+}

@@ -1,0 +1,262 @@
+//! The control socket: what the daemon shows, as JSON over HTTP, and the questions behind it.
+//!
+//! Large answers are made page by page, so that the routing task works on between two pages.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use axum::body::Body;
+use axum::extract::{Query as Params, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream::{self, StreamExt};
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+
+use crate::bgp::session;
+use crate::daemon::peers::{Listed, Request};
+use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
+use crate::daemon::{Handles, time};
+use crate::io::netlink::query;
+use crate::net::Prefix;
+use crate::view;
+
+/// Prefixes per page.
+const PAGE: usize = 1000;
+
+/// Serves until the daemon exits.
+pub async fn serve(listener: UnixListener, handles: Handles) {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/peers", get(peers))
+        .route("/v1/routes", get(routes))
+        .route("/v1/explain", get(explain))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "no such thing to ask for"))
+        .with_state(handles);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "control socket failed");
+    }
+}
+
+fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(view::Problem { error: error.into() })).into_response()
+}
+
+fn busy() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the routing task doesn't answer")
+}
+
+impl Handles {
+    /// Asks the routing task; none: it is gone.
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
+        let (answer, asked) = oneshot::channel();
+        self.routing.send(query(answer)).await.ok()?;
+        asked.await.ok()
+    }
+
+    /// Sizes and readiness.
+    pub(super) async fn routing_status(&self) -> Option<RoutingStatus> {
+        self.ask(Query::Status).await
+    }
+
+    /// All peers with their numbers.
+    pub(super) async fn peers(&self) -> Vec<(Listed, Counts)> {
+        let (answer, asked) = oneshot::channel();
+        if self.peers.send(Request::List(answer)).await.is_err() {
+            return Vec::new();
+        }
+        let listed = asked.await.unwrap_or_default();
+        let mut counts = self.ask(Query::Counts).await.unwrap_or_default();
+        listed
+            .into_iter()
+            .map(|peer| (counts.remove(&peer.id).unwrap_or_default(), peer))
+            .map(|(c, p)| (p, c))
+            .collect()
+    }
+}
+
+fn view_peer(peer: Listed, counts: Counts) -> view::Peer {
+    let established = peer.status.state == session::State::Established;
+    let messages =
+        peer.messages.into_iter().map(|(kind, received, sent)| (kind.to_owned(), view::Messages { received, sent }));
+    view::Peer {
+        name: peer.name,
+        address: peer.address,
+        asn: peer.config.asn,
+        state: peer.status.state.name().to_owned(),
+        since: time(peer.status.since),
+        received: counts.received,
+        accepted: counts.accepted,
+        rejected: counts.rejected,
+        stale: counts.stale,
+        advertised: counts.advertised,
+        max_prefixes: peer.config.max_prefixes.map(std::num::NonZero::get),
+        last_error: peer.status.last_error.as_ref().map(|(text, _)| text.clone()),
+        last_error_at: peer.status.last_error.as_ref().map(|(_, at)| time(*at)),
+        flaps: peer.status.flaps,
+        established: peer.status.established,
+        messages: messages.collect(),
+        malformed: peer.status.malformed,
+        negotiated: peer.status.negotiated.filter(|_| established),
+        dynamic: peer.dynamic,
+        import: peer.config.import.to_string(),
+        export: peer.config.export.to_string(),
+    }
+}
+
+async fn status(State(handles): State<Handles>) -> Response {
+    let Some(routing) = handles.routing_status().await else { return busy() };
+    let node = handles.node.borrow().clone();
+    let file = handles.file.borrow().clone();
+    let peers = handles.peers().await;
+    let mut sessions: BTreeMap<String, usize> = BTreeMap::new();
+    for (peer, _) in &peers {
+        *sessions.entry(peer.status.state.name().to_owned()).or_default() += 1;
+    }
+    let config = handles.config.borrow().clone();
+    let mut tunnel = node.tunnel;
+    tunnel.affected.clone_from(&routing.affected_without_tunnel);
+    let mut status = view::Status {
+        node: handles.identity.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        since: time(handles.since),
+        address: handles.identity.address,
+        router_id: handles.identity.router_id,
+        asn: handles.identity.asn,
+        pools: config.network.pools.clone(),
+        subnets: config.network.subnets.clone().unwrap_or_default(),
+        ready: routing.ready,
+        ready_reason: routing.ready_reason,
+        sessions,
+        rib: routing.rib,
+        fib: routing.fib,
+        tunnel,
+        masquerade: node.masquerade,
+        sysctls: node.sysctls,
+        config: file,
+        problems: Vec::new(),
+    };
+    status.problems = problems(&status, &peers);
+    Json(status).into_response()
+}
+
+/// What an operator should look at, worst first.
+fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(error) = &status.config.error {
+        found.push(format!("the last reload was refused: {error}"));
+    }
+    for (peer, _) in peers.iter().filter(|(peer, _)| peer.status.state != session::State::Established && !peer.dynamic)
+    {
+        let why = peer.status.last_error.as_ref().map_or("no connection yet", |(text, _)| text);
+        found.push(format!("peer {} is {}: {why}", peer.name, peer.status.state));
+    }
+    if status.fib.failed > 0 {
+        let first =
+            status.fib.failures.first().map(|f| format!(", such as {}: {}", f.prefix, f.error)).unwrap_or_default();
+        found.push(format!("the kernel refuses {} routes{first}", status.fib.failed));
+    }
+    if !status.tunnel.affected.is_empty() {
+        let affected: Vec<String> = status.tunnel.affected.iter().map(ToString::to_string).collect();
+        let error = status.tunnel.error.as_deref().unwrap_or("the device is missing");
+        found.push(format!("next hops {} need a tunnel and there is none: {error}", affected.join(", ")));
+    }
+    if status.fib.unresolved > 0 {
+        found.push(format!("{} prefixes have no reachable next hop; see `wayleave explain`", status.fib.unresolved));
+    }
+    for conflict in &status.fib.conflicts {
+        found.push(format!(
+            "{} also has a foreign route (protocol {}, metric {}): {}",
+            conflict.prefix, conflict.protocol, conflict.metric, conflict.effect
+        ));
+    }
+    if let Some(error) = &status.masquerade.error {
+        found.push(format!("masquerade doesn't work: {error}"));
+    }
+    for sysctl in status.sysctls.iter().filter(|sysctl| sysctl.error.is_some()) {
+        found.push(format!(
+            "{} could not be set to {}: {}",
+            sysctl.key,
+            sysctl.wanted,
+            sysctl.error.as_deref().unwrap_or_default()
+        ));
+    }
+    if !status.config.needs_restart.is_empty() {
+        found.push(format!("changed keys that wait for a restart: {}", status.config.needs_restart.join(", ")));
+    }
+    found
+}
+
+#[derive(Deserialize)]
+struct PeersParams {
+    peer: Option<String>,
+}
+
+async fn peers(State(handles): State<Handles>, Params(params): Params<PeersParams>) -> Response {
+    let mut found: Vec<view::Peer> =
+        handles.peers().await.into_iter().map(|(peer, counts)| view_peer(peer, counts)).collect();
+    found.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
+    if let Some(wanted) = params.peer {
+        found.retain(|peer| peer.name == wanted || wanted.parse() == Ok(peer.address));
+        if found.is_empty() {
+            return refuse(StatusCode::NOT_FOUND, format!("there is no peer `{wanted}`"));
+        }
+    }
+    Json(found).into_response()
+}
+
+async fn routes(State(handles): State<Handles>, Params(params): Params<view::RoutesQuery>) -> Response {
+    let mut of = RoutesOf { before_policy: params.before_policy, ..RoutesOf::default() };
+    for (name, slot) in [(&params.from, &mut of.from), (&params.to, &mut of.to)] {
+        let Some(name) = name else { continue };
+        let peers = handles.peers().await;
+        let found = peers.iter().find(|(peer, _)| peer.name == *name || name.parse() == Ok(peer.address));
+        match found {
+            Some((peer, _)) => *slot = Some(peer.id),
+            // Our own routes come from `local`.
+            None if name == "local" => *slot = Some(crate::bgp::rib::PeerId::LOCAL),
+            None => return refuse(StatusCode::NOT_FOUND, format!("there is no peer `{name}`")),
+        }
+    }
+    let prefixes = match params.prefix {
+        Some(prefix) => vec![prefix],
+        None => match handles.ask(|answer| Query::Prefixes(of, answer)).await {
+            Some(prefixes) => prefixes,
+            None => return busy(),
+        },
+    };
+    let prefixes: Vec<Prefix> =
+        prefixes.into_iter().filter(|prefix| params.family.is_none_or(|family| prefix.family() == family)).collect();
+    let pages: Vec<Vec<Prefix>> = prefixes.chunks(PAGE).map(<[Prefix]>::to_vec).collect();
+    // One JSON array, made a page at a time: `[`, the elements with a comma before all but the first, `]`.
+    let elements =
+        stream::unfold((handles, pages.into_iter(), false), move |(handles, mut pages, mut begun)| async move {
+            let page = pages.next()?;
+            let routes = handles.ask(|answer| Query::Routes(of, page, answer)).await?;
+            let mut text = String::new();
+            for route in &routes {
+                text.push_str(if std::mem::replace(&mut begun, true) { ",\n" } else { "" });
+                text.push_str(&serde_json::to_string(route).ok()?);
+            }
+            Some((text, (handles, pages, begun)))
+        });
+    let array = stream::iter(["[".to_owned()]).chain(elements).chain(stream::iter(["]".to_owned()]));
+    let body = Body::from_stream(array.map(Ok::<_, std::convert::Infallible>));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[derive(Deserialize)]
+struct ExplainParams {
+    address: IpAddr,
+}
+
+async fn explain(State(handles): State<Handles>, Params(params): Params<ExplainParams>) -> Response {
+    let kernel = query::lookup(params.address, None).await.ok().flatten();
+    match handles.ask(|answer| Query::Explain(params.address, kernel, answer)).await {
+        Some(explanation) => Json(*explanation).into_response(),
+        None => busy(),
+    }
+}

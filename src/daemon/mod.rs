@@ -1,0 +1,239 @@
+//! Wiring: which task owns what, how they start, reload and stop.
+//!
+//! | task | owns | hears from |
+//! | --- | --- | --- |
+//! | one per peer (`peer`) | session, connections | listener, timers, its socket |
+//! | `peers` | the set of peers, listeners | signals, control socket |
+//! | `routing` | RIB, adj-ribs-out, forwarder | peers, kernel events, FIB writer, queries |
+//! | `node` | tunnel, sysctls, firewall table | kernel events, reload, a timer |
+//! | FIB writer thread | the netlink socket that writes routes | routing |
+//!
+//! No locks between them; every queue is bounded, and where one would grow its owner keeps a set of
+//! what is dirty instead.
+
+pub mod clean;
+mod connection;
+mod control;
+mod identity;
+pub mod load;
+mod logging;
+mod node;
+mod peer;
+mod peers;
+mod routing;
+mod scrape;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::view;
+
+/// Inputs of the routing task that may wait.
+const ROUTING_QUEUE: usize = 256;
+/// Requests to `peers`, `node` and `routing` that may wait.
+const REQUESTS: usize = 16;
+
+/// Why the daemon can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The configuration: every error, a line each
+    #[error("{0}")]
+    Config(String),
+    /// Something the daemon can't do without
+    #[error("{what}: {why}")]
+    Start {
+        /// What was tried
+        what: String,
+        /// What stood in the way
+        why: String,
+    },
+}
+
+impl Fatal {
+    fn start(what: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Start { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT; forwarding stays in place.
+pub fn run(path: &Path) -> Result<(), Fatal> {
+    let config = load::load(path).map_err(|errors| Fatal::Config(errors.join("\n")))?;
+    logging::start(&config.log).map_err(|error| Fatal::start("log.level", error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Routing is one task and decoding rarely needs more; a big host must not pay for 128 threads.
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::start("runtime", error))?;
+    runtime.block_on(serve(path.to_owned(), config))
+}
+
+/// What the control socket and the scrape ask.
+#[derive(Clone)]
+struct Handles {
+    routing: mpsc::Sender<routing::Query>,
+    peers: mpsc::Sender<peers::Request>,
+    node: watch::Receiver<node::Status>,
+    file: watch::Receiver<view::ConfigStatus>,
+    metrics: Arc<Metrics>,
+    identity: identity::Identity,
+    config: watch::Receiver<Arc<Config>>,
+    since: SystemTime,
+}
+
+async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
+    let since = SystemTime::now();
+    let identity = identity::find(&config).await?;
+    // First of all: a second daemon must not touch what the first one owns.
+    let control = crate::io::socket::listen(&config.control.socket)
+        .map_err(|error| Fatal::start(format!("control socket {}", config.control.socket.display()), error))?;
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::new().map_err(|error| Fatal::start("metrics", error))?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), node = identity.name, address = %identity.address,
+        router_id = %identity.router_id, asn = identity.asn.0, "started"
+    );
+
+    for sentence in config.not_yet() {
+        tracing::warn!("{sentence}");
+    }
+
+    let (inputs, input_queue) = mpsc::channel(ROUTING_QUEUE);
+    let (queries, query_queue) = mpsc::channel(REQUESTS);
+    let (kicks, kick_queue) = mpsc::channel(1);
+    let (node_requests, node_queue) = mpsc::channel(REQUESTS);
+    let mut node = node::Node::new(Arc::clone(&config), identity.clone(), inputs.clone());
+    let node_status = node.subscribe();
+    let tunnel = node.bring_up().await;
+
+    let (routing, adopted) =
+        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), kicks, tunnel).await?;
+    let mut routing_task = tokio::spawn(routing.run(input_queue, query_queue));
+    let node_task = tokio::spawn(node.run(node_queue, kick_queue));
+
+    let (peer_requests, peer_queue) = mpsc::channel(REQUESTS);
+    let peers = peers::Peers::new(Arc::clone(&config), identity.clone(), inputs.clone(), Arc::clone(&metrics), adopted)
+        .map_err(|error| Fatal::start("listen", error))?;
+    let peers_task = tokio::spawn(peers.run(peer_queue));
+
+    let (file, file_status) = watch::channel(view::ConfigStatus {
+        file: path.display().to_string(),
+        loaded: now(),
+        error: None,
+        needs_restart: Vec::new(),
+    });
+    let (current, config_status) = watch::channel(Arc::clone(&config));
+    let handles = Handles {
+        routing: queries,
+        peers: peer_requests.clone(),
+        node: node_status,
+        file: file_status,
+        metrics: Arc::clone(&metrics),
+        identity,
+        config: config_status,
+        since,
+    };
+    if let Some(listen) = config.metrics.listen {
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
+        tokio::spawn(scrape::serve(listener, handles.clone()));
+    }
+    tokio::spawn(control::serve(control, handles));
+
+    let reload = Reload { path, file, current, inputs, peers: peer_requests.clone(), node: node_requests, metrics };
+    let outcome = tokio::select! {
+        stopped = reload.until_stopped() => stopped,
+        // These end only on request: anything else is a bug that a supervisor's restart may heal.
+        _ = &mut routing_task => Err(Fatal::start("routing task", "ended unexpectedly")),
+        _ = peers_task => Err(Fatal::start("peers task", "ended unexpectedly")),
+        _ = node_task => Err(Fatal::start("node task", "ended unexpectedly")),
+    };
+    // Before the sessions end: what that does to the RIB must not reach the kernel.
+    routing_task.abort();
+    let (done, finished) = oneshot::channel();
+    let graceful = !config.bgp.graceful_restart.is_zero();
+    if peer_requests.send(peers::Request::Exit { graceful, done }).await.is_ok() {
+        let _ = finished.await;
+    }
+    // A stale socket is replaced at the next start; this is tidiness.
+    let _ = std::fs::remove_file(&config.control.socket);
+    tracing::info!("stopped, forwarding stays in place");
+    outcome
+}
+
+/// Brings a changed file into force.
+struct Reload {
+    path: PathBuf,
+    file: watch::Sender<view::ConfigStatus>,
+    current: watch::Sender<Arc<Config>>,
+    inputs: mpsc::Sender<routing::Input>,
+    peers: mpsc::Sender<peers::Request>,
+    node: mpsc::Sender<Arc<Config>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reload {
+    /// Handles signals until one says stop.
+    async fn until_stopped(self) -> Result<(), Fatal> {
+        let listen = |kind| signal(kind).map_err(|error| Fatal::start("signals", error));
+        let mut hangup = listen(SignalKind::hangup())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload().await,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    /// All or nothing: an invalid file changes nothing.
+    async fn reload(&self) {
+        let new = match load::load(&self.path) {
+            Ok(new) => Arc::new(new),
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!(error, "reload refused, the former configuration stays");
+                }
+                self.metrics.reloads.with_label_values(&["refused"]).inc();
+                self.file.send_modify(|status| status.error = Some(errors.join("; ")));
+                return;
+            }
+        };
+        let changes = config::changes(&self.current.borrow(), &new);
+        if !changes.needs_restart.is_empty() {
+            tracing::warn!(keys = ?changes.needs_restart, "these changes wait for a restart");
+        }
+        self.file.send_modify(|status| {
+            status.loaded = now();
+            status.error = None;
+            status.needs_restart = changes.needs_restart.iter().map(ToString::to_string).collect();
+        });
+        // Policies and pools before the peers that use them.
+        let _ = self.node.send(Arc::clone(&new)).await;
+        let _ = self.inputs.send(routing::Input::Reload(Arc::clone(&new))).await;
+        let _ = self.peers.send(peers::Request::Reload(Arc::clone(&new))).await;
+        self.current.send_replace(new);
+        self.metrics.reloads.with_label_values(&["done"]).inc();
+        tracing::info!(added = ?changes.peers_added, removed = ?changes.peers_removed, changed = ?changes.peers_changed, "reloaded");
+    }
+}
+
+/// The time as the views show it.
+fn now() -> String {
+    time(SystemTime::now())
+}
+
+/// A time as the views show it.
+fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}

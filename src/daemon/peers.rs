@@ -1,0 +1,357 @@
+//! Owns the peers: one task for each, started, changed and ended as the file says; hands accepted
+//! connections to the peer they are for.
+//!
+//! A peer that the file gives as a prefix is a *range*: each address of it that connects gets a
+//! task of its own, which goes away again when it has been down for a while.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tracing::{Instrument, info_span};
+
+use crate::bgp::message::Notification;
+use crate::bgp::rib::PeerId;
+use crate::bgp::session::State;
+use crate::bgp::wire::Cease;
+use crate::config::{self, Config, PeerAddress};
+use crate::daemon::identity::Identity;
+use crate::daemon::peer::{Command, PeerTask, Profile, Status};
+use crate::daemon::routing::{Input, NewPeer};
+use crate::daemon::settings;
+use crate::io::tcp::Listener;
+use crate::metrics::{Metrics, PeerMetrics};
+use crate::net::Prefix;
+
+/// Commands that may wait for a peer task.
+const COMMANDS: usize = 16;
+/// Peers that one range may have at a time; more are refused and logged.
+const RANGE_LIMIT: usize = 1024;
+/// How long a peer of a range may be down before it is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
+/// How often that is looked at.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// How long peers may take to say goodbye when the daemon exits.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// What the task is asked.
+pub enum Request {
+    /// All peers as they are now
+    List(oneshot::Sender<Vec<Listed>>),
+    /// A new configuration is in force
+    Reload(Arc<Config>),
+    /// The daemon exits: end the sessions without a word, or with a NOTIFICATION if the peers are
+    /// not to keep our routes
+    Exit {
+        /// Whether peers shall keep our routes (RFC 4724)
+        graceful: bool,
+        /// Answered when all tasks are done
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// One peer as others see it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Handle in the RIB
+    pub id: PeerId,
+    /// Name in the file; peers of a range have their address
+    pub name: String,
+    /// Its address
+    pub address: IpAddr,
+    /// Its settings
+    pub config: Arc<config::Peer>,
+    /// Its session
+    pub status: Status,
+    /// Messages so far: kind, received, sent
+    pub messages: Vec<(&'static str, u64, u64)>,
+    /// Whether it belongs to a range
+    pub dynamic: bool,
+}
+
+struct Handle {
+    id: PeerId,
+    name: String,
+    config: Arc<config::Peer>,
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+    metrics: PeerMetrics,
+    dynamic: bool,
+    task: JoinHandle<()>,
+}
+
+/// The task's state.
+pub struct Peers {
+    config: Arc<Config>,
+    identity: Identity,
+    known: BTreeMap<IpAddr, Handle>,
+    ranges: Vec<(Prefix, Arc<config::Peer>)>,
+    listeners: Vec<Arc<Listener>>,
+    routing: mpsc::Sender<Input>,
+    metrics: Arc<Metrics>,
+    next_id: u32,
+    restarting: bool,
+}
+
+impl Peers {
+    /// Starts listening; peers start with [`run`](Self::run). `restarting`: tell peers that our
+    /// forwarding state survived (RFC 4724 §4.1).
+    pub fn new(
+        config: Arc<Config>,
+        identity: Identity,
+        routing: mpsc::Sender<Input>,
+        metrics: Arc<Metrics>,
+        restarting: bool,
+    ) -> std::io::Result<Self> {
+        let mut listeners = Vec::new();
+        for addr in &config.bgp.listen {
+            let keys = config
+                .bgp
+                .peers
+                .iter()
+                .filter_map(|peer| Some((peer.address.prefix(), peer.password.as_ref()?.expose())));
+            let listener = Listener::bind(*addr, keys)
+                .map_err(|error| std::io::Error::new(error.kind(), format!("bgp.listen {addr}: {error}")))?;
+            listeners.push(Arc::new(listener));
+        }
+        Ok(Self {
+            config,
+            identity,
+            known: BTreeMap::new(),
+            ranges: Vec::new(),
+            listeners,
+            routing,
+            metrics,
+            next_id: 0,
+            restarting,
+        })
+    }
+
+    /// Runs until [`Request::Exit`].
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let (accepted, mut connections) = mpsc::channel(64);
+        for listener in &self.listeners {
+            tokio::spawn(accept(Arc::clone(listener), accepted.clone()));
+        }
+        for peer in self.config.bgp.peers.clone() {
+            self.add(Arc::new(peer)).await;
+        }
+        // If the routing task is gone, the daemon is about to end.
+        let _ = self.routing.send(Input::Gathered).await;
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
+                Some((stream, remote)) = connections.recv() => self.accepted(stream, remote).await,
+                _ = forget.tick() => self.forget_idle().await,
+                request = requests.recv() => match request {
+                    Some(Request::List(answer)) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(self.list());
+                    }
+                    Some(Request::Reload(config)) => self.reload(config).await,
+                    Some(Request::Exit { graceful, done }) => {
+                        self.exit(graceful).await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let listed = |(address, handle): (&IpAddr, &Handle)| Listed {
+            id: handle.id,
+            name: handle.name.clone(),
+            address: *address,
+            config: Arc::clone(&handle.config),
+            status: handle.status.borrow().clone(),
+            messages: handle.metrics.messages().map(|(kind, received, sent)| (kind.label(), received, sent)).collect(),
+            dynamic: handle.dynamic,
+        };
+        self.known.iter().map(listed).collect()
+    }
+
+    async fn add(&mut self, peer: Arc<config::Peer>) {
+        match peer.address {
+            PeerAddress::One(address) => self.start(address, peer, false).await,
+            PeerAddress::Range(prefix) => {
+                self.ranges.push((prefix, peer));
+                // The most specific range first: it is the one that fits.
+                self.ranges.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+            }
+        }
+    }
+
+    async fn start(&mut self, address: IpAddr, peer: Arc<config::Peer>, dynamic: bool) {
+        let id = PeerId(self.next_id);
+        self.next_id += 1;
+        let name = if dynamic { address.to_string() } else { peer.name.clone() };
+        let profile = self.profile(address, &peer, id);
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let (publish, status) = watch::channel(Status::default());
+        let metrics = self.metrics.peer(&peer.name);
+        let new =
+            NewPeer { id, name: name.clone(), address, config: Arc::clone(&peer), commands: commands.clone(), dynamic };
+        if self.routing.send(Input::Add(Box::new(new))).await.is_err() {
+            return;
+        }
+        let task = PeerTask::new(id, profile, self.restarting, queue, self.routing.clone(), publish, metrics.clone());
+        let task = tokio::spawn(task.run().instrument(info_span!("peer", name)));
+        self.known.insert(address, Handle { id, name, config: peer, commands, status, metrics, dynamic, task });
+    }
+
+    fn profile(&self, address: IpAddr, peer: &config::Peer, id: PeerId) -> Profile {
+        settings::profile(&self.config, &self.identity, peer, address, id)
+    }
+
+    async fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
+        let address = remote.ip().to_canonical();
+        if !self.known.contains_key(&address) {
+            let range = self.ranges.iter().find(|(prefix, _)| prefix.contains(address));
+            let Some((prefix, peer)) = range else {
+                tracing::info!(%remote, "connection from an address that is no peer, closed");
+                return;
+            };
+            let taken = self.known.keys().filter(|known| prefix.contains(**known)).count();
+            if taken >= RANGE_LIMIT {
+                tracing::warn!(%remote, range = %prefix, limit = RANGE_LIMIT, "connection refused, range is full");
+                return;
+            }
+            let peer = Arc::clone(peer);
+            self.start(address, peer, true).await;
+        }
+        if let Some(handle) = self.known.get(&address)
+            && handle.commands.try_send(Command::Accepted(stream)).is_err()
+        {
+            tracing::debug!(%remote, "connection dropped, the peer's task is busy");
+        }
+    }
+
+    /// Addresses of a range that have a task.
+    fn members(&self, range: Prefix) -> Vec<IpAddr> {
+        let of_range = |(address, handle): &(&IpAddr, &Handle)| handle.dynamic && range.contains(**address);
+        self.known.iter().filter(of_range).map(|(address, _)| *address).collect()
+    }
+
+    async fn forget_idle(&mut self) {
+        let idle = |handle: &Handle| {
+            let status = handle.status.borrow();
+            let down = SystemTime::now().duration_since(status.since).unwrap_or_default();
+            handle.dynamic && status.state != State::Established && down > FORGET_AFTER
+        };
+        let gone: Vec<IpAddr> =
+            self.known.iter().filter(|(_, handle)| idle(handle)).map(|(address, _)| *address).collect();
+        for address in gone {
+            self.end(address).await;
+        }
+    }
+
+    /// Ends a peer and its routes.
+    async fn end(&mut self, address: IpAddr) {
+        let Some(handle) = self.known.remove(&address) else { return };
+        // A full queue or a dead task both end with the abort below.
+        let _ = handle.commands.send(Command::Stop(Notification::cease(Cease::Deconfigured))).await;
+        let mut task = handle.task;
+        if tokio::time::timeout(GOODBYE, &mut task).await.is_err() {
+            task.abort();
+        }
+        let _ = self.routing.send(Input::Remove { peer: handle.id }).await;
+    }
+
+    async fn reload(&mut self, new: Arc<Config>) {
+        let old = std::mem::replace(&mut self.config, new);
+        let new = Arc::clone(&self.config);
+        let wanted = |address: &PeerAddress| new.bgp.peers.iter().find(|peer| peer.address == *address);
+        for former in &old.bgp.peers {
+            let former_range = former.address.prefix();
+            if wanted(&former.address).is_some_and(|peer| peer.name == former.name) {
+                continue;
+            }
+            self.set_key(former_range, None);
+            self.metrics.forget_peer(&former.name);
+            match former.address {
+                PeerAddress::One(address) => self.end(address).await,
+                PeerAddress::Range(prefix) => {
+                    self.ranges.retain(|(range, _)| *range != prefix);
+                    for address in self.members(prefix) {
+                        self.end(address).await;
+                    }
+                }
+            }
+        }
+        for peer in &new.bgp.peers {
+            let peer = Arc::new(peer.clone());
+            self.set_key(peer.address.prefix(), peer.password.as_ref().map(config::Secret::expose));
+            match peer.address {
+                PeerAddress::One(address) if !self.known.contains_key(&address) => self.add(peer).await,
+                PeerAddress::One(address) => self.configure(address, peer).await,
+                PeerAddress::Range(prefix) => {
+                    self.ranges.retain(|(range, _)| *range != prefix);
+                    for address in self.members(prefix) {
+                        self.configure(address, Arc::clone(&peer)).await;
+                    }
+                    self.add(peer).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a running peer its new settings; what didn't change is not touched.
+    async fn configure(&mut self, address: IpAddr, peer: Arc<config::Peer>) {
+        let Some(id) = self.known.get(&address).map(|handle| handle.id) else { return };
+        let profile = self.profile(address, &peer, id);
+        let _ = self.routing.send(Input::Configure { peer: id, config: Arc::clone(&peer) }).await;
+        if let Some(handle) = self.known.get_mut(&address) {
+            handle.config = peer;
+            let _ = handle.commands.send(Command::Configure(Box::new(profile))).await;
+        }
+    }
+
+    fn set_key(&self, peers: Prefix, key: Option<&[u8]>) {
+        for listener in &self.listeners {
+            if let Err(error) = listener.set_key(peers, key) {
+                tracing::error!(%peers, %error, "password can't be set on the listening socket");
+            }
+        }
+    }
+
+    async fn exit(self, graceful: bool) {
+        let mut tasks = Vec::new();
+        for handle in self.known.into_values() {
+            // Cease/2: administrative shutdown, with words (RFC 9003).
+            let farewell =
+                if graceful { Command::Abandon } else { Command::Stop(Notification::shutdown("wayleave stops")) };
+            let _ = handle.commands.try_send(farewell);
+            tasks.push(handle.task);
+        }
+        let all = async {
+            for task in tasks {
+                let _ = task.await;
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, all).await;
+    }
+}
+
+/// Accepts for ever. An error such as too many open files passes: it is logged and tried again.
+async fn accept(listener: Arc<Listener>, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                if accepted.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed, trying again");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}

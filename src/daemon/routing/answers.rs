@@ -1,0 +1,380 @@
+//! What the routing task answers: numbers, paths, explanations.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+
+use super::{Query, Routing, next_hop};
+use crate::bgp::attrs::{Attrs, Origin};
+use crate::bgp::policy::Reject;
+use crate::bgp::rib::{Explained, PeerId, Verdict};
+use crate::forward::{Encap, Hop, Target};
+use crate::io::netlink::query::Lookup;
+use crate::net::Prefix;
+use crate::view;
+
+/// Refused routes that `status` names.
+const FAILURES: usize = 20;
+
+/// Which routes are to be shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RoutesOf {
+    /// Only paths of this peer
+    pub from: Option<PeerId>,
+    /// With `from`: rejected ones too, and as received
+    pub before_policy: bool,
+    /// What this peer is sent
+    pub to: Option<PeerId>,
+}
+
+/// Sizes and readiness.
+#[derive(Clone, Debug)]
+pub struct RoutingStatus {
+    /// Whether the first synchronisation is done
+    pub ready: bool,
+    /// What is waited for, or how it ended
+    pub ready_reason: String,
+    /// Routing table
+    pub rib: view::RibStatus,
+    /// Kernel routes
+    pub fib: view::FibStatus,
+    /// Next hops that can't be reached for want of a tunnel device
+    pub affected_without_tunnel: Vec<IpAddr>,
+}
+
+/// Numbers of a peer.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Prefixes received
+    pub received: usize,
+    /// Of them accepted
+    pub accepted: usize,
+    /// Of them rejected, by reason
+    pub rejected: BTreeMap<String, usize>,
+    /// Kept while the peer restarts
+    pub stale: usize,
+    /// Prefixes sent to it
+    pub advertised: usize,
+}
+
+impl Routing {
+    /// Answers one question; whoever asked may have gone.
+    pub(super) fn answer(&mut self, query: Query) {
+        match query {
+            Query::Status(answer) => drop(answer.send(self.status())),
+            Query::Counts(answer) => drop(answer.send(self.counts())),
+            Query::Prefixes(of, answer) => drop(answer.send(self.prefixes(of))),
+            Query::Routes(of, prefixes, answer) => {
+                drop(answer.send(prefixes.iter().flat_map(|prefix| self.routes(of, prefix)).collect()));
+            }
+            Query::Explain(address, kernel, answer) => {
+                drop(answer.send(Box::new(self.explain(address, kernel.as_ref()))));
+            }
+        }
+    }
+
+    fn status(&self) -> RoutingStatus {
+        let now = Instant::now().into_std();
+        let rib = self.rib.stats();
+        let fib = self.forwarder.stats();
+        let failures = self.forwarder.failures().map(|(prefix, failure)| view::Failure {
+            prefix,
+            error: self.refusals.get(&prefix).cloned().unwrap_or_else(|| failure.error.to_string()),
+            attempts: failure.count,
+        });
+        let conflicts = self.forwarder.conflicts().into_iter().map(|conflict| view::Conflict {
+            prefix: conflict.prefix,
+            protocol: conflict.protocol.unwrap_or_default(),
+            metric: conflict.metric,
+            effect: match (conflict.blocks, conflict.metric < self.config.kernel.metric) {
+                (true, _) => "it has our metric, so ours is not written",
+                (false, true) => "the kernel uses the foreign one, ours lies beside it",
+                (false, false) => "the kernel uses ours, the foreign one lies beside it",
+            }
+            .to_owned(),
+        });
+        RoutingStatus {
+            ready: self.sync.is_ready(),
+            ready_reason: self.sync.reason(now),
+            rib: view::RibStatus { prefixes: rib.prefixes, paths: rib.paths, attribute_sets: rib.attribute_sets },
+            fib: view::FibStatus {
+                enabled: self.config.kernel.install,
+                table: self.config.kernel.table,
+                protocol: self.config.kernel.protocol,
+                metric: self.config.kernel.metric,
+                nexthop_objects: false,
+                wanted: fib.wanted,
+                installed: fib.installed,
+                failed: fib.failed,
+                unresolved: fib.unresolved,
+                stale: fib.stale,
+                repaired: fib.repaired(),
+                conflicts: conflicts.collect(),
+                failures: failures.take(FAILURES).collect(),
+            },
+            affected_without_tunnel: self
+                .forwarder
+                .affected_without_tunnel()
+                .into_iter()
+                .map(|(addr, _)| addr)
+                .collect(),
+        }
+    }
+
+    fn counts(&self) -> BTreeMap<PeerId, Counts> {
+        let of = |id: PeerId| {
+            let counters = self.rib.counters(id).copied().unwrap_or_default();
+            let rejected = Reject::ALL.iter().zip(counters.rejected).filter(|(_, count)| *count > 0);
+            Counts {
+                received: counters.received,
+                accepted: counters.accepted,
+                rejected: rejected.map(|(reject, count)| (reject.label().to_owned(), count)).collect(),
+                stale: counters.stale,
+                advertised: self.outbound.advertised(id),
+            }
+        };
+        self.peers.keys().map(|id| (*id, of(*id))).collect()
+    }
+
+    fn prefixes(&self, of: RoutesOf) -> Vec<Prefix> {
+        let mut prefixes: Vec<Prefix> = match (of.from, of.to) {
+            (Some(from), _) => self.rib.paths_of(from).map(|(prefix, _)| prefix).collect(),
+            (None, Some(to)) => match self.outbound.group_of(to) {
+                Some(group) => group.sent(to, &self.rib).map(|(prefix, _)| prefix).collect(),
+                None => Vec::new(),
+            },
+            (None, None) => self.rib.prefixes(),
+        };
+        prefixes.sort_unstable();
+        prefixes
+    }
+
+    fn routes(&self, of: RoutesOf, prefix: &Prefix) -> Vec<view::Route> {
+        if let Some(to) = of.to {
+            let sent = self.outbound.group_of(to).and_then(|group| group.get(to, &self.rib, prefix));
+            let best = self.rib.view(prefix).and_then(|view| view.best);
+            let from = best.map_or_else(|| "local".to_owned(), |best| self.name(best.source.peer));
+            return sent.map(|attrs| Self::route(*prefix, from, &attrs, "sent".to_owned())).into_iter().collect();
+        }
+        if let Some(from) = of.from
+            && of.before_policy
+        {
+            let view = self.rib.view(prefix);
+            let path = view.as_ref().and_then(|view| view.paths.iter().find(|path| path.peer() == from));
+            return path
+                .map(|path| {
+                    let verdict = path
+                        .imported()
+                        .map_or_else(|reject| format!("rejected: {}", reject.text()), |_| "accepted".to_owned());
+                    view::Route { stale: path.is_stale(), ..Self::route(*prefix, self.name(from), path.raw(), verdict) }
+                })
+                .into_iter()
+                .collect();
+        }
+        let explained = self.decision(prefix);
+        let shown = explained.iter().filter(|path| match of.from {
+            Some(from) => path.peer == from && !matches!(path.verdict, Verdict::Rejected(_)),
+            None => true,
+        });
+        shown.map(|path| self.explained(prefix, path)).collect()
+    }
+
+    /// Every path of a prefix and what became of it.
+    fn decision(&self, prefix: &Prefix) -> Vec<Explained> {
+        let metric = |prefix: &Prefix, attrs: &Attrs| self.forwarder.resolve(next_hop(attrs), Some(*prefix)).distance();
+        self.rib.explain(prefix, &metric, usize::from(self.config.bgp.multipath))
+    }
+
+    fn explained(&self, prefix: &Prefix, path: &Explained) -> view::Route {
+        let (wanted, actual) = self.forwarder.route(*prefix);
+        let hops = match path.verdict {
+            Verdict::Best => wanted.as_ref().map_or(&[][..], Target::hops).to_vec(),
+            Verdict::Multipath => self.forwarder.resolve(next_hop(&path.attrs), Some(*prefix)).hops().to_vec(),
+            _ => Vec::new(),
+        };
+        let used = matches!(path.verdict, Verdict::Best | Verdict::Multipath);
+        view::Route {
+            best: path.verdict == Verdict::Best,
+            multipath: used,
+            stale: path.stale,
+            target: match path.verdict {
+                Verdict::Best => wanted.as_ref().map(|target| self.target(target)),
+                Verdict::Multipath => Some(self.hops(&hops)),
+                _ => None,
+            },
+            hops: hops.iter().map(|hop| self.hop(hop)).collect(),
+            installed: used && wanted.is_some() && wanted == actual,
+            ..Self::route(*prefix, self.name(path.peer), &path.attrs, path.text.clone())
+        }
+    }
+
+    fn hop(&self, hop: &Hop) -> view::Hop {
+        view::Hop { gateway: hop.gateway, device: self.forwarder.device_name(hop.device), tunnel: hop.tunnel }
+    }
+
+    fn name(&self, id: PeerId) -> String {
+        match self.peers.get(&id) {
+            Some(peer) => peer.name.clone(),
+            None => "local".to_owned(),
+        }
+    }
+
+    /// A path that is not in use.
+    fn route(prefix: Prefix, from: String, attrs: &Attrs, verdict: String) -> view::Route {
+        let strings = |list: &[crate::bgp::attrs::Community]| list.iter().map(ToString::to_string).collect();
+        view::Route {
+            prefix,
+            best: false,
+            multipath: false,
+            from,
+            next_hop: Some(attrs.next_hop).filter(|addr| !addr.is_unspecified()),
+            as_path: attrs.as_path.to_string(),
+            origin: match attrs.origin {
+                Origin::Igp => "igp",
+                Origin::Egp => "egp",
+                Origin::Incomplete => "incomplete",
+            }
+            .to_owned(),
+            med: attrs.med,
+            local_pref: attrs.local_pref,
+            communities: strings(&attrs.communities),
+            ext_communities: attrs.ext_communities.iter().map(ToString::to_string).collect(),
+            large_communities: attrs.large_communities.iter().map(ToString::to_string).collect(),
+            aggregator: attrs.aggregator.map(|(asn, addr)| format!("{asn} {addr}")),
+            atomic_aggregate: attrs.atomic_aggregate,
+            originator_id: attrs.originator_id,
+            cluster_list: attrs.cluster_list.to_vec(),
+            stale: false,
+            hops: Vec::new(),
+            target: None,
+            installed: false,
+            verdict,
+        }
+    }
+
+    fn explain(&self, address: IpAddr, kernel: Option<&Lookup>) -> view::Explanation {
+        // The longest prefix whose route is used; a longer one without a usable path decides nothing,
+        // but where there is no other, it is what the question is about.
+        let used = self.rib.covering(address).find(|view| view.best.is_some());
+        let view = used.or_else(|| self.rib.covering(address).next());
+        let prefix = view.as_ref().map(|view| view.prefix);
+        let explained = prefix.map(|prefix| self.decision(&prefix)).unwrap_or_default();
+        let (wanted, actual) = prefix.map_or((None, None), |prefix| self.forwarder.route(prefix));
+        let matters = |verdict| matches!(verdict, Verdict::Best | Verdict::Multipath | Verdict::Unresolvable);
+        let used = explained.iter().filter(|path| matters(path.verdict) && path.peer != PeerId::LOCAL);
+        let next_hops: Vec<view::NextHop> = used
+            .map(|path| {
+                let seen = self.forwarder.explain_next_hop(next_hop(&path.attrs), prefix);
+                let how = match (&seen.resolution.outcome, seen.resolution.encap) {
+                    (Err(_), _) => "unreachable",
+                    (Ok(_), Encap::Direct) => "direct",
+                    (Ok(_), Encap::IpIp) => "tunnel",
+                    (Ok(_), Encap::Recursive) => "recursive",
+                };
+                view::NextHop { address: path.attrs.next_hop, how: how.to_owned(), reason: seen.words }
+            })
+            .collect();
+        let mut explanation = view::Explanation {
+            address,
+            prefix,
+            candidates: prefix
+                .map(|prefix| explained.iter().map(|path| self.explained(&prefix, path)).collect())
+                .unwrap_or_default(),
+            next_hops,
+            wanted: wanted.as_ref().map(|target| self.target(target)),
+            actual: actual.as_ref().map(|target| self.target(target)),
+            kernel: kernel.map(|lookup| self.lookup(lookup)),
+            agree: agrees(prefix, wanted.as_ref(), actual.as_ref(), kernel),
+            story: Vec::new(),
+        };
+        explanation.story = self.story(&explanation, kernel);
+        explanation
+    }
+
+    fn target(&self, target: &Target) -> String {
+        match target {
+            Target::Blackhole => "blackhole".to_owned(),
+            Target::Via(hops) => self.hops(hops),
+        }
+    }
+
+    fn hops(&self, hops: &[Hop]) -> String {
+        let one = |hop: &Hop| {
+            let hop = self.hop(hop);
+            let gateway = hop.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
+            format!("{gateway}dev {}{}", hop.device, if hop.tunnel { " (IP-in-IP)" } else { "" })
+        };
+        hops.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn lookup(&self, lookup: &Lookup) -> String {
+        let mut text = match (lookup.gateway, lookup.device) {
+            (Some(gateway), Some(device)) => format!("via {gateway} dev {}", self.forwarder.device_name(device)),
+            (None, Some(device)) => format!("dev {}", self.forwarder.device_name(device)),
+            (_, None) => "dropped".to_owned(),
+        };
+        if let Some(route) = lookup.route {
+            let matched = format!(
+                " by {} (protocol {}, metric {}, table {})",
+                route.prefix, route.protocol, route.metric, route.table
+            );
+            text.push_str(&matched);
+        }
+        text
+    }
+
+    /// What a person should know besides the numbers.
+    fn story(&self, explanation: &view::Explanation, kernel: Option<&Lookup>) -> Vec<String> {
+        let mut story = Vec::new();
+        let Some(prefix) = explanation.prefix else {
+            story.push("BGP has no usable route to it; the kernel's other routes decide.".to_owned());
+            return story;
+        };
+        if self.node.subnets.contains(&prefix) {
+            story.push(format!(
+                "{prefix} is a subnet of this node: containers have longer routes, what none has is dropped."
+            ));
+        }
+        if !self.config.kernel.install {
+            story.push("Routes are not written to the kernel: kernel.install = false.".to_owned());
+        }
+        if let Some(error) = self.refusals.get(&prefix) {
+            story.push(format!("The kernel refused the route: {error}; it is tried again."));
+        }
+        let ours = |matched: crate::io::netlink::query::Matched| matched.protocol == self.config.kernel.protocol;
+        if let Some(matched) = kernel.and_then(|lookup| lookup.route)
+            && !ours(matched)
+            && explanation.wanted.is_some()
+        {
+            let why = match matched.prefix.len().cmp(&prefix.len()) {
+                std::cmp::Ordering::Greater => "is longer",
+                std::cmp::Ordering::Equal => "has a lower metric",
+                std::cmp::Ordering::Less => "is used because ours is missing",
+            };
+            story
+                .push(format!("A route that is not ours, {} of protocol {}, {why}.", matched.prefix, matched.protocol));
+        }
+        story
+    }
+}
+
+/// Whether the kernel does what is wanted, as far as BGP has a say.
+fn agrees(prefix: Option<Prefix>, wanted: Option<&Target>, actual: Option<&Target>, kernel: Option<&Lookup>) -> bool {
+    if wanted != actual {
+        return false;
+    }
+    let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
+    match (wanted, kernel) {
+        (Target::Blackhole, _) => true,
+        (Target::Via(_), None) => false,
+        (Target::Via(hops), Some(lookup)) => {
+            // A longer route, such as one to a container, has its own right.
+            let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());
+            let same = |hop: &Hop| {
+                Some(hop.device) == lookup.device && (hop.gateway.is_none() || hop.gateway == lookup.gateway)
+            };
+            longer || hops.iter().any(same)
+        }
+    }
+}

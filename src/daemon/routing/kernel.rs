@@ -1,0 +1,208 @@
+//! The kernel's side of the routing task: writes out, answers and events in, comparison by dumps.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{RESYNC_EVERY, Routing, WRITES};
+use crate::daemon::node::TUNNEL;
+use crate::daemon::settings;
+use crate::forward::{Dump, FibOp, KernelEvent, TunnelMode};
+use crate::io::netlink::{query, watch, writer};
+
+/// The ends of queues that the task waits on.
+pub(super) struct Ends {
+    pub ops: Option<mpsc::Sender<Vec<FibOp>>>,
+    pub reports: Option<mpsc::Receiver<writer::Report>>,
+    pub kernel: mpsc::Receiver<watch::Report>,
+    pub dump: Option<oneshot::Receiver<std::io::Result<Dump>>>,
+}
+
+impl Routing {
+    /// Whether there is something to write, and it may be written yet.
+    pub(super) fn may_write(&self) -> bool {
+        let now = Instant::now().into_std();
+        let held = self.adopted && !self.sync.is_ready() && !self.sync.is_settled(now);
+        let due = self.forwarder.queued() > 0 || self.forwarder.next_retry().is_some_and(|at| at <= now);
+        self.ends.ops.is_some() && due && !held
+    }
+
+    /// One clear error when next hops turn out to need the tunnel that isn't there.
+    pub(super) fn tell_of_missing_tunnel(&mut self) {
+        if self.tunnel.is_some() || self.config.network.tunnel == TunnelMode::Never {
+            return;
+        }
+        let affected: Vec<IpAddr> =
+            self.forwarder.affected_without_tunnel().into_iter().map(|(addr, _)| addr).collect();
+        if affected != self.without_tunnel {
+            if !affected.is_empty() {
+                tracing::error!(next_hops = ?affected, "these next hops need an IP-in-IP tunnel and there is no ipip device: routes over them are left out");
+            }
+            self.without_tunnel = affected;
+        }
+    }
+
+    /// Hands the writer what the kernel lacks.
+    pub(super) fn write(&mut self, place: Option<mpsc::OwnedPermit<Vec<FibOp>>>) {
+        let Some(place) = place else {
+            tracing::error!("the FIB writer has ended, routes are no longer written");
+            self.ends.ops = None;
+            return;
+        };
+        let mut ops = Vec::with_capacity(WRITES);
+        self.forwarder.take_ops(Instant::now().into_std(), WRITES, &mut ops);
+        if !ops.is_empty() {
+            self.under_way.push_back(self.oldest);
+            place.send(ops);
+        }
+    }
+
+    pub(super) fn written(&mut self, report: Option<writer::Report>) {
+        let Some(report) = report else {
+            self.ends.reports = None;
+            return;
+        };
+        let now = Instant::now();
+        let mut refused = 0;
+        for (prefix, result) in report.results {
+            if result.is_err() {
+                refused += 1;
+            } else if !self.refusals.is_empty() {
+                self.refusals.remove(&prefix);
+            }
+            let done = result.is_ok();
+            self.forwarder.acked(prefix, result, now.into_std());
+            if done {
+                self.metrics.netlink_acknowledged.inc();
+            }
+        }
+        self.metrics.netlink_batches.inc();
+        self.metrics.netlink_refused.inc_by(refused);
+        for refusal in report.refusals {
+            let text = if refusal.text.is_empty() {
+                std::io::Error::from_raw_os_error(refusal.errno).to_string()
+            } else {
+                refusal.text
+            };
+            tracing::warn!(prefix = %refusal.prefix, error = text, "the kernel refuses a route, trying again");
+            // Bounded: what was refused once and is wanted no more must not pile up.
+            if self.refusals.len() < 1000 {
+                self.refusals.insert(refusal.prefix, text);
+            }
+        }
+        if let Some(Some(oldest)) = self.under_way.pop_front() {
+            self.metrics.update_to_kernel.observe(now.duration_since(oldest).as_secs_f64());
+        }
+    }
+
+    pub(super) fn kernel(&mut self, report: watch::Report) {
+        let events = match report {
+            watch::Report::Events(events) => events,
+            watch::Report::Overrun => {
+                self.metrics.netlink_overruns.inc();
+                tracing::warn!("kernel events were lost, comparing all");
+                self.next_resync = Instant::now();
+                return;
+            }
+        };
+        let (mut addresses, mut tunnel) = (false, false);
+        for event in events {
+            match &event {
+                KernelEvent::Address(_) | KernelEvent::AddressGone(_) => addresses = true,
+                KernelEvent::Link(link) => tunnel |= link.name == TUNNEL || self.tunnel == Some(link.index),
+                KernelEvent::LinkGone(index) => tunnel |= self.tunnel == Some(*index),
+                KernelEvent::Own(prefix, _) => tracing::warn!(%prefix, "route of ours was changed by somebody"),
+                KernelEvent::OwnGone(prefix, _) => tracing::warn!(%prefix, "route of ours was removed by somebody"),
+                KernelEvent::Route(_) | KernelEvent::RouteGone(_) => {}
+            }
+            self.forwarder.event(event);
+        }
+        if tunnel || addresses {
+            // A kick that waits already is as good as this one.
+            let _ = self.kicks.try_send(());
+        }
+        if addresses {
+            self.readdress();
+        }
+    }
+
+    /// Our addresses changed: import and export depend on them.
+    pub(super) fn readdress(&mut self) {
+        let addresses: Arc<[IpAddr]> = self.forwarder.addresses().into();
+        if addresses != self.node.addresses {
+            self.node = settings::policy_node(&self.config, &self.identity, addresses);
+            for id in self.peers.keys().copied().collect::<Vec<_>>() {
+                self.renew(id);
+            }
+        }
+    }
+
+    /// Routes with our protocol that a run with another table or metric left are nobody's now.
+    pub(super) fn flush_other_settings(&self) {
+        if self.ends.ops.is_none() {
+            return;
+        }
+        let ours = settings::ours(&self.config);
+        tokio::spawn(async move {
+            match query::flush(ours.protocol, Some(ours)).await {
+                Ok(0) => {}
+                Ok(routes) => tracing::info!(routes, "routes removed that a run with other settings left"),
+                Err(error) => tracing::warn!(%error, "routes of a run with other settings can't be looked for"),
+            }
+        });
+    }
+
+    pub(super) fn start_resync(&mut self) {
+        self.next_resync = Instant::now() + RESYNC_EVERY;
+        self.forwarder.begin_resync();
+        let (done, dump) = oneshot::channel();
+        let ours = settings::ours(&self.config);
+        tokio::spawn(async move {
+            // If the daemon exits meanwhile, nobody wants it.
+            let _ = done.send(query::dump(ours).await);
+        });
+        self.ends.dump = Some(dump);
+    }
+
+    pub(super) fn resynced(&mut self, result: Option<std::io::Result<Dump>>) {
+        self.ends.dump = None;
+        match result {
+            Some(Ok(dump)) => {
+                let before = self.forwarder.stats().repaired();
+                self.forwarder.resync(dump);
+                let found = self.forwarder.stats().repaired() - before;
+                if found > 0 {
+                    tracing::warn!(found, "the kernel's table differed from what is wanted, repaired");
+                }
+                self.readdress();
+            }
+            Some(Err(error)) => tracing::warn!(%error, "the kernel's table can't be read, trying again"),
+            None => {}
+        }
+    }
+}
+
+pub(super) async fn reserve(ops: Option<&mpsc::Sender<Vec<FibOp>>>) -> Option<mpsc::OwnedPermit<Vec<FibOp>>> {
+    match ops {
+        Some(ops) => ops.clone().reserve_owned().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn receive(reports: &mut Option<mpsc::Receiver<writer::Report>>) -> Option<writer::Report> {
+    match reports {
+        Some(reports) => reports.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn dumped(
+    dump: &mut Option<oneshot::Receiver<std::io::Result<Dump>>>,
+) -> Option<std::io::Result<Dump>> {
+    match dump {
+        Some(dump) => dump.await.ok(),
+        None => std::future::pending().await,
+    }
+}

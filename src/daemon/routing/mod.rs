@@ -1,0 +1,631 @@
+//! The routing task: the one owner of RIB, adj-ribs-out and forwarder.
+//!
+//! It takes what has arrived, decides once for all prefixes that it touched, tells the groups of
+//! peers, and hands the writer thread what the kernel lacks. No timer makes a route wait: a batch is
+//! what arrived while the last one was worked on. It never waits for a peer or for the kernel;
+//! whoever is slow finds the newest state when ready.
+
+mod answers;
+mod kernel;
+mod outbound;
+mod sync;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+pub use self::answers::{Counts, RoutesOf, RoutingStatus};
+use self::kernel::{Ends, dumped, receive, reserve};
+use self::outbound::Outbound;
+use self::sync::Sync;
+use crate::bgp::attrs::{Attrs, ExtCommunity};
+use crate::bgp::message::{Notification, RefreshKind, RouteRefresh, Update};
+use crate::bgp::policy;
+use crate::bgp::rib::{Change, PeerId, Rib};
+use crate::bgp::session::Negotiated;
+use crate::config::{self, Config};
+use crate::daemon::identity::Identity;
+use crate::daemon::peer::Command;
+use crate::daemon::{Fatal, settings};
+use crate::forward::{Forwarder, NextHop};
+use crate::io::netlink::{self, query::Lookup, watch, writer};
+use crate::metrics::Metrics;
+use crate::net::{Family, PerFamily, Prefix};
+use crate::view;
+
+/// Inputs taken before one decision: enough to coalesce, few enough to keep the writer busy.
+const INPUTS: usize = 8;
+/// Writes in one batch for the writer thread.
+const WRITES: usize = 2048;
+/// Batches that may wait at each end of the writer thread.
+const BATCHES: usize = 4;
+/// Reports of kernel events that may wait.
+const KERNEL_REPORTS: usize = 64;
+/// Rounds of decision and resolution before other work gets its turn; routes that lead to each
+/// other's next hops take as many as they are deep.
+const ROUNDS: usize = 32;
+/// Next hops followed before those that nobody uses any more are looked for.
+const NEXT_HOPS: usize = 1024;
+/// How often the kernel is compared with what is known of it, though no event says why.
+const RESYNC_EVERY: Duration = Duration::from_secs(300);
+/// Least time between two comparisons.
+const RESYNC_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the routing task is told.
+pub enum Input {
+    /// A peer is configured
+    Add(Box<NewPeer>),
+    /// Every peer of the file that the daemon started with has been added
+    Gathered,
+    /// Its settings changed
+    Configure { peer: PeerId, config: Arc<config::Peer> },
+    /// It is no longer configured
+    Remove { peer: PeerId },
+    /// A connection attempt failed
+    Attempted { peer: PeerId },
+    /// Its session came up
+    Up(Box<Up>),
+    /// It sent routes; the first of them was read at the instant
+    Updates { peer: PeerId, at: Instant, updates: Vec<Update> },
+    /// It asks for routes again, or brackets its own
+    Refresh { peer: PeerId, refresh: RouteRefresh },
+    /// Its session went down; its routes are kept for so long
+    Down { peer: PeerId, restart: Option<Duration> },
+    /// A new configuration is in force
+    Reload(Arc<Config>),
+    /// The tunnel device is there with this index, or is not
+    Tunnel(Option<u32>),
+}
+
+/// A configured peer.
+pub struct NewPeer {
+    /// Handle
+    pub id: PeerId,
+    /// Name
+    pub name: String,
+    /// Address
+    pub address: IpAddr,
+    /// Settings
+    pub config: Arc<config::Peer>,
+    /// Its task
+    pub commands: mpsc::Sender<Command>,
+    /// It was accepted from a range
+    pub dynamic: bool,
+}
+
+/// An established session.
+pub struct Up {
+    /// Handle
+    pub peer: PeerId,
+    /// What was agreed on
+    pub negotiated: Arc<Negotiated>,
+    /// Our address on it
+    pub local: IpAddr,
+    /// Takes whole messages for the peer
+    pub routes: mpsc::Sender<Bytes>,
+}
+
+/// What the routing task is asked.
+pub enum Query {
+    /// Sizes and readiness
+    Status(oneshot::Sender<RoutingStatus>),
+    /// Numbers of every peer
+    Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
+    /// Which prefixes there are to show, sorted
+    Prefixes(RoutesOf, oneshot::Sender<Vec<Prefix>>),
+    /// Paths of these prefixes
+    Routes(RoutesOf, Vec<Prefix>, oneshot::Sender<Vec<view::Route>>),
+    /// Why an address is reached as it is; with the kernel's own answer
+    Explain(IpAddr, Option<Lookup>, oneshot::Sender<Box<view::Explanation>>),
+}
+
+struct Peer {
+    name: String,
+    address: IpAddr,
+    config: Arc<config::Peer>,
+    commands: mpsc::Sender<Command>,
+    session: Option<Established>,
+    /// Its stale routes go at this instant
+    restart_until: Option<Instant>,
+}
+
+struct Established {
+    negotiated: Arc<Negotiated>,
+    local: IpAddr,
+}
+
+/// The task's state.
+pub struct Routing {
+    config: Arc<Config>,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    node: Arc<policy::Node>,
+    rib: Rib,
+    forwarder: Forwarder,
+    outbound: Outbound,
+    peers: BTreeMap<PeerId, Peer>,
+    restarts: BTreeSet<(Instant, PeerId)>,
+    sync: Sync,
+    /// A former run left routes: they are not touched before the first synchronisation
+    adopted: bool,
+    tunnel: Option<u32>,
+    /// When the oldest UPDATE was read that is not yet handed to the writer
+    oldest: Option<Instant>,
+    /// The same for each batch under way
+    under_way: VecDeque<Option<Instant>>,
+    /// The kernel's words on the latest refusals
+    refusals: BTreeMap<Prefix, String>,
+    /// Next hops that lack a tunnel, as last told of
+    without_tunnel: Vec<IpAddr>,
+    /// When to look for next hops that nobody uses
+    next_hops_limit: usize,
+    next_resync: Instant,
+    kicks: mpsc::Sender<()>,
+    ends: Ends,
+}
+
+impl Routing {
+    /// Opens the kernel's side and takes over what a former run left; whether it left anything.
+    pub async fn start(
+        config: Arc<Config>,
+        identity: &Identity,
+        metrics: Arc<Metrics>,
+        kicks: mpsc::Sender<()>,
+        tunnel: Option<u32>,
+    ) -> Result<(Self, bool), Fatal> {
+        let failed = |error: std::io::Error| Fatal::start("netlink (CAP_NET_ADMIN is needed)", error);
+        let ours = settings::ours(&config);
+        let writer = if config.kernel.install { Some(writer::spawn(ours, BATCHES).map_err(failed)?) } else { None };
+        let watch = watch::Watch::open(ours, writer.as_ref().map_or(0, |writer| writer.port)).map_err(failed)?;
+        // Events queue up from here on, so nothing between the dump and the first event is missed.
+        let dump = netlink::query::dump(ours).await.map_err(failed)?;
+        let (reports, kernel) = mpsc::channel(KERNEL_REPORTS);
+        tokio::spawn(async move {
+            if let Err(error) = watch.run(reports).await {
+                tracing::error!(%error, "kernel events can't be read any more; comparing every {RESYNC_EVERY:?} goes on");
+            }
+        });
+        let (ops, reports) = match writer {
+            Some(writer) => (Some(writer.ops), Some(writer.reports)),
+            None => (None, None),
+        };
+        let adopted = config.kernel.install && !dump.own.is_empty();
+        if adopted {
+            tracing::info!(routes = dump.own.len(), "routes of a former run adopted");
+        }
+        let addresses = dump.addresses.iter().map(|address| address.addr).collect();
+        let mut forwarder = Forwarder::new(settings::forwarding(&config, tunnel));
+        forwarder.adopt(dump);
+        let now = Instant::now();
+        let mut routing = Self {
+            node: settings::policy_node(&config, identity, addresses),
+            identity: identity.clone(),
+            metrics,
+            rib: Rib::new(),
+            forwarder,
+            outbound: Outbound::default(),
+            peers: BTreeMap::new(),
+            restarts: BTreeSet::new(),
+            sync: Sync::new(now.into_std()),
+            adopted,
+            tunnel,
+            oldest: None,
+            under_way: VecDeque::new(),
+            refusals: BTreeMap::new(),
+            without_tunnel: Vec::new(),
+            next_hops_limit: NEXT_HOPS,
+            next_resync: now + RESYNC_EVERY,
+            kicks,
+            ends: Ends { ops, reports, kernel, dump: None },
+            config: Arc::clone(&config),
+        };
+        if adopted {
+            routing.outbound.hold();
+        }
+        routing.originate();
+        Ok((routing, adopted))
+    }
+
+    /// Runs until the daemon exits.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut queries: mpsc::Receiver<Query>) {
+        let mut taken = Vec::with_capacity(INPUTS);
+        loop {
+            let deadline = self.next_deadline();
+            let writes = self.may_write();
+            let Ends { ops, reports, kernel, dump } = &mut self.ends;
+            tokio::select! {
+                count = inputs.recv_many(&mut taken, INPUTS) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for input in taken.drain(..) {
+                        self.input(input);
+                    }
+                }
+                place = reserve(ops.as_ref()), if writes => self.write(place),
+                report = receive(reports) => self.written(report),
+                Some(report) = kernel.recv() => self.kernel(report),
+                result = dumped(dump) => self.resynced(result),
+                (id, place) = self.outbound.room() => self.outbound.catch_up(id, place, &self.rib),
+                Some(query) = queries.recv() => self.answer(query),
+                () = until(deadline) => {}
+            }
+            self.settle();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let now = Instant::now().into_std();
+        let retry = self.forwarder.next_retry().filter(|_| self.ends.ops.is_some()).map(Instant::from_std);
+        let sync = self.sync.next_deadline(now).map(Instant::from_std);
+        let restart = self.restarts.first().map(|(at, _)| *at);
+        [retry, sync, restart, Some(self.next_resync)].into_iter().flatten().min()
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Add(new) => self.add(*new),
+            Input::Gathered => self.sync.gathered(),
+            Input::Configure { peer, config } => self.configure(peer, config),
+            Input::Remove { peer } => {
+                self.down(peer, None);
+                self.peers.remove(&peer);
+                self.sync.remove(peer);
+            }
+            Input::Attempted { peer } => self.sync.attempted(peer),
+            Input::Up(up) => self.up(*up),
+            Input::Updates { peer, at, updates } => self.updates(peer, at, &updates),
+            Input::Refresh { peer, refresh } => self.refresh(peer, refresh),
+            Input::Down { peer, restart } => self.down(peer, restart),
+            Input::Reload(config) => self.reload(config),
+            Input::Tunnel(device) => {
+                self.tunnel = device;
+                self.forwarder.configure(settings::forwarding(&self.config, device));
+                self.originate();
+                self.regroup();
+            }
+        }
+    }
+
+    fn add(&mut self, new: NewPeer) {
+        let NewPeer { id, name, address, config, commands, dynamic } = new;
+        self.sync.add(id, Instant::now().into_std(), config.passive, dynamic);
+        self.peers.insert(id, Peer { name, address, config, commands, session: None, restart_until: None });
+    }
+
+    fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.config = config;
+        self.renew(id);
+    }
+
+    fn up(&mut self, up: Up) {
+        let Up { peer: id, negotiated, local, routes } = up;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let restart = negotiated.graceful_restart.as_ref();
+        let restarted = restart.is_some_and(|restart| restart.restarted);
+        // A speaker that knows graceful restart tells the end of its routes (RFC 4724 §4).
+        self.sync.up(id, Instant::now().into_std(), negotiated.families, restart.is_some(), restarted);
+        let info = settings::peer_info(&self.config, &self.node, id, peer.address, &peer.config, &negotiated);
+        // RFC 4724 §4.2: what the peer did not preserve is not kept.
+        let preserved = |family: Family| {
+            restart.is_some_and(|restart| restart.families.iter().any(|(f, preserved)| *f == family && *preserved))
+        };
+        let lost: Vec<Family> = Family::ALL.into_iter().filter(|family| !preserved(*family)).collect();
+        let export = self.export_settings(id, &negotiated, local);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.session = Some(Established { negotiated, local });
+        self.rib.peer_up(info);
+        for family in lost {
+            self.rib.sweep_stale(id, family);
+        }
+        // The table's last decision must be known to the other groups before a new one starts from it.
+        self.decide();
+        if let Some(export) = export {
+            self.outbound.join(id, export, routes, &self.rib);
+        }
+    }
+
+    fn export_settings(
+        &self,
+        id: PeerId,
+        negotiated: &Negotiated,
+        local: IpAddr,
+    ) -> Option<crate::bgp::rib::ExportSettings> {
+        let peer = self.peers.get(&id)?;
+        let next_hops = PerFamily::from_fn(|family| self.forwarder.address_beside(local, family));
+        let ends_ipip = self.tunnel.is_some();
+        Some(settings::export(&self.config, &self.identity, &peer.config, negotiated, next_hops, ends_ipip))
+    }
+
+    fn updates(&mut self, id: PeerId, at: Instant, updates: &[Update]) {
+        self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
+        self.sync.heard(id, Instant::now().into_std());
+        for update in updates {
+            let outcome = self.rib.update(id, update);
+            if let Some(limit) = outcome.warning {
+                let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
+                tracing::warn!(peer = name, limit, "peer has reached 75 % of its max_prefixes");
+            }
+            if let Some(limit) = outcome.over_limit {
+                let family =
+                    update.reach.first().and_then(|reach| reach.prefixes.first()).map_or(Family::Ipv4, Prefix::family);
+                self.over_limit(id, family, limit.get());
+                return;
+            }
+            if let Some(family) = update.end_of_rib {
+                self.sync.end_of_rib(id, family);
+                self.rib.sweep_stale(id, family);
+                self.restarted(id);
+            }
+        }
+    }
+
+    /// Cease/1 (RFC 4486 §4); the peer task keeps the peer away for a while.
+    fn over_limit(&self, id: PeerId, family: Family, limit: u32) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        tracing::error!(peer = peer.name, limit, "peer sends more than max_prefixes, session closed");
+        if peer.commands.try_send(Command::Close(Notification::max_prefixes(family, limit))).is_err() {
+            tracing::debug!(peer = peer.name, "close is asked for at its next update");
+        }
+    }
+
+    fn refresh(&mut self, id: PeerId, refresh: RouteRefresh) {
+        match refresh.kind {
+            RefreshKind::Request => {
+                let session = self.peers.get(&id).and_then(|peer| peer.session.as_ref());
+                let bracketed = session.is_some_and(|session| session.negotiated.enhanced_refresh);
+                self.outbound.refresh(id, refresh.family, bracketed);
+            }
+            // RFC 7313 §4: what is not sent again between the two has gone.
+            RefreshKind::Begin => self.rib.mark_stale(id, refresh.family),
+            RefreshKind::End => {
+                self.rib.sweep_stale(id, refresh.family);
+            }
+        }
+    }
+
+    fn down(&mut self, id: PeerId, restart: Option<Duration>) {
+        self.outbound.leave(id);
+        self.sync.down(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let session = peer.session.take();
+        let former = peer.restart_until.take();
+        if let Some(former) = former {
+            self.restarts.remove(&(former, id));
+        }
+        let keep = session.as_ref().and_then(|session| session.negotiated.graceful_restart.as_ref());
+        match (restart, keep) {
+            (Some(time), Some(keep)) => {
+                // A second failure doesn't prolong what is stale since the first.
+                let until = former.unwrap_or_else(|| Instant::now() + time);
+                peer.restart_until = Some(until);
+                self.restarts.insert((until, id));
+                let families = PerFamily::from_fn(|family| keep.families.iter().any(|(f, _)| *f == family));
+                self.rib.peer_restarts(id, families);
+                tracing::info!(peer = peer.name, ?time, "peer restarts, its routes are kept");
+            }
+            _ => self.rib.peer_down(id),
+        }
+    }
+
+    /// The peer has sent all again: its time limit is over once nothing is stale.
+    fn restarted(&mut self, id: PeerId) {
+        let stale = self.rib.counters(id).is_some_and(|counters| counters.stale > 0);
+        if let Some(peer) = self.peers.get_mut(&id)
+            && !stale
+            && let Some(until) = peer.restart_until.take()
+        {
+            self.restarts.remove(&(until, id));
+        }
+    }
+
+    /// Routes of peers that did not come back in time go (RFC 4724 §4.2).
+    fn expire_restarts(&mut self) {
+        let now = Instant::now();
+        while let Some((at, id)) = self.restarts.first().copied()
+            && at <= now
+        {
+            self.restarts.pop_first();
+            for family in Family::ALL {
+                let gone = self.rib.sweep_stale(id, family);
+                if gone > 0 {
+                    let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
+                    tracing::warn!(peer = name, %family, gone, "peer did not send these again in time, removed");
+                }
+            }
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.restart_until = None;
+            }
+        }
+    }
+
+    fn reload(&mut self, config: Arc<Config>) {
+        self.unoriginate(&config);
+        let multipath = config.bgp.multipath != self.config.bgp.multipath;
+        self.config = config;
+        self.node = settings::policy_node(&self.config, &self.identity, Arc::clone(&self.node.addresses));
+        self.forwarder.configure(settings::forwarding(&self.config, self.tunnel));
+        self.originate();
+        if multipath {
+            self.rib.touch_all();
+        }
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.renew(id);
+        }
+    }
+
+    /// Policies of an established peer anew, in both directions.
+    fn renew(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let Some(session) = &peer.session else { return };
+        let (negotiated, local) = (Arc::clone(&session.negotiated), session.local);
+        let info = settings::peer_info(&self.config, &self.node, id, peer.address, &peer.config, &negotiated);
+        let export = self.export_settings(id, &negotiated, local);
+        self.rib.peer_up(info);
+        self.decide();
+        if let Some(export) = export {
+            self.outbound.change(id, export, &self.rib);
+        }
+    }
+
+    /// Export settings of all peers anew: the tunnel or an address came or went.
+    fn regroup(&mut self) {
+        self.decide();
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.peers.get(&id).and_then(|peer| peer.session.as_ref()) else { continue };
+            if let Some(export) = self.export_settings(id, &Arc::clone(&session.negotiated), session.local) {
+                self.outbound.change(id, export, &self.rib);
+            }
+        }
+    }
+
+    /// Our own subnets and announcements into the RIB.
+    fn originate(&mut self) {
+        // A node that ends tunnels says so on all that it announces (RFC 9012 §4.1).
+        let ends_ipip: Box<[ExtCommunity]> = self.tunnel.map(|_| ExtCommunity::ENCAP_IPIP).into_iter().collect();
+        // Whoever it is exported to gets our address on that session as next hop.
+        let own = |prefix: Prefix| Attrs {
+            ext_communities: ends_ipip.clone(),
+            ..Attrs::originate(Prefix::default_route(prefix.family()).addr())
+        };
+        for subnet in self.node.subnets.iter() {
+            self.rib.originate(*subnet, own(*subnet));
+        }
+        for announce in &self.config.bgp.announce {
+            let attrs = Attrs {
+                communities: announce.communities.clone().into(),
+                large_communities: announce.large_communities.clone().into(),
+                med: announce.med,
+                ..own(announce.prefix)
+            };
+            self.rib.originate(announce.prefix, attrs);
+        }
+    }
+
+    /// Takes back what a new configuration no longer announces.
+    fn unoriginate(&mut self, new: &Config) {
+        let subnets = new.network.subnets.as_deref().unwrap_or_default();
+        let stays = |prefix: &Prefix| subnets.contains(prefix) || new.bgp.announce.iter().any(|a| a.prefix == *prefix);
+        let former = self.node.subnets.iter().copied().chain(self.config.bgp.announce.iter().map(|a| a.prefix));
+        for prefix in former.collect::<Vec<_>>() {
+            if !stays(&prefix) {
+                self.rib.unoriginate(&prefix);
+            }
+        }
+    }
+
+    /// Everything that follows from what was taken in.
+    fn settle(&mut self) {
+        self.expire_restarts();
+        self.decide();
+        self.forget_next_hops();
+        let now = Instant::now();
+        if self.ends.dump.is_none()
+            && (now >= self.next_resync
+                || self.forwarder.needs_resync() && now + RESYNC_EVERY >= self.next_resync + RESYNC_PAUSE)
+        {
+            self.start_resync();
+        }
+        if self.forwarder.queued() == 0 {
+            // It led to no write, or was handed over.
+            self.oldest = None;
+        }
+        self.tell_of_missing_tunnel();
+        let written = self.ends.ops.is_none() || self.forwarder.is_written();
+        let reached = self.sync.advance(now.into_std(), written);
+        if reached.ready {
+            tracing::info!(reason = self.sync.reason(now.into_std()), "ready");
+            self.outbound.release();
+            for peer in self.peers.values() {
+                // One that misses this says a little longer that it restarted, which harms nobody.
+                let _ = peer.commands.try_send(Command::Restarted);
+            }
+        }
+        if reached.sweep {
+            self.forwarder.start_complete();
+            self.flush_other_settings();
+        }
+    }
+
+    /// Decides for all prefixes that wait, and passes on what changed; again, where what changed
+    /// leads to next hops of others.
+    fn decide(&mut self) {
+        for _ in 0..ROUNDS {
+            let moved = self.forwarder.settle();
+            if !moved.is_empty() {
+                self.rib.next_hops_changed(&moved);
+            }
+            if self.rib.dirty() == 0 {
+                return;
+            }
+            let forwarder = RefCell::new(&mut self.forwarder);
+            let metric = |prefix: &Prefix, attrs: &Attrs| forwarder.borrow_mut().next_hop_for(*prefix, next_hop(attrs));
+            let changes = self.rib.decide(&metric, usize::from(self.config.bgp.multipath));
+            self.outbound.export(&changes);
+            if self.ends.ops.is_some() {
+                for change in &changes {
+                    self.forward(change);
+                }
+            }
+        }
+        tracing::warn!(
+            rounds = ROUNDS,
+            "routes and the next hops they lead to don't settle, going on at the next event"
+        );
+    }
+
+    /// Next hops that no path has any more are no longer followed. Looked for only when their
+    /// number has doubled, as it means a walk over the table.
+    fn forget_next_hops(&mut self) {
+        if self.forwarder.stats().next_hops < self.next_hops_limit {
+            return;
+        }
+        let mut used: HashSet<NextHop, ahash::RandomState> = HashSet::default();
+        for view in self.rib.views() {
+            used.extend(view.paths.iter().filter_map(|path| path.imported().ok()).map(|attrs| next_hop(attrs)));
+        }
+        self.forwarder.forget_next_hops(|hop| used.contains(hop));
+        self.next_hops_limit = NEXT_HOPS.max(2 * self.forwarder.stats().next_hops);
+    }
+
+    fn forward(&mut self, change: &Change) {
+        match &change.now {
+            None => self.forwarder.remove_route(change.prefix),
+            Some(best) if best.source.peer == PeerId::LOCAL => {
+                if self.node.subnets.contains(&change.prefix) {
+                    // What no container has must not follow the default route back to the router.
+                    self.forwarder.set_blackhole(change.prefix);
+                } else {
+                    self.forwarder.remove_route(change.prefix);
+                }
+            }
+            Some(_) => {
+                let hops = change.hops.iter().map(|attrs| next_hop(attrs));
+                match change.hops.len() {
+                    1 => hops.for_each(|hop| self.forwarder.set_route(change.prefix, &[hop])),
+                    _ => self.forwarder.set_route(change.prefix, &hops.collect::<Vec<_>>()),
+                }
+            }
+        }
+    }
+}
+
+/// The forwarder's view of a path's next hop.
+fn next_hop(attrs: &Attrs) -> NextHop {
+    NextHop::new(attrs.next_hop).ending_tunnel(attrs.ends_ipip())
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,239 @@
+//! Routes to peers: groups of like peers, each encoded once, and the bounded queue of each member.
+//!
+//! A member whose queue is full falls behind and catches up at its own pace from the table; the
+//! others don't notice.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hashbrown::HashMap;
+use tokio::sync::mpsc::{OwnedPermit, Sender};
+
+use crate::bgp::message::{RefreshKind, RouteRefresh};
+use crate::bgp::rib::{Change, ExportSettings, Group, PeerId, Rib};
+use crate::bgp::{message::Message, wire};
+use crate::net::{Family, PerFamily, Prefix};
+
+/// Bytes that one step of catching up takes at most.
+const STEP: usize = 64 * 1024;
+
+type Room = Pin<Box<dyn Future<Output = (PeerId, Option<OwnedPermit<Bytes>>)> + Send>>;
+
+struct Member {
+    group: usize,
+    queue: Sender<Bytes>,
+    /// Waits in `room`; always so while it is behind
+    waiting: bool,
+    /// It has been told of the whole table once
+    walked: bool,
+    /// End-of-RIB is owed after that (RFC 4724 §2)
+    owes_end: bool,
+    /// Families whose refresh is to be bracketed (RFC 7313 §4)
+    refreshing: PerFamily<bool>,
+}
+
+/// All groups and their members.
+#[derive(Default)]
+pub struct Outbound {
+    groups: Vec<Option<Group>>,
+    members: HashMap<PeerId, Member, ahash::RandomState>,
+    /// Members that are behind, each waiting for a place in its queue
+    room: FuturesUnordered<Room>,
+    /// End-of-RIB is held back while we restart (RFC 4724 §4.1)
+    holding: bool,
+}
+
+impl Outbound {
+    /// Holds every End-of-RIB back until [`release`](Self::release).
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    /// Sends the End-of-RIBs that were held back, and holds none from now on.
+    pub fn release(&mut self) {
+        self.holding = false;
+        let owing: Vec<PeerId> = self.members.iter().filter(|(_, member)| member.owes_end).map(|(id, _)| *id).collect();
+        for id in owing {
+            self.wait_for_room(id);
+        }
+    }
+
+    /// A session came up: the peer gets all that its settings allow, then End-of-RIB.
+    pub fn join(&mut self, id: PeerId, settings: ExportSettings, queue: Sender<Bytes>, rib: &Rib) {
+        self.leave(id);
+        let group = self.group(settings, rib);
+        let refreshing = PerFamily::default();
+        self.members.insert(id, Member { group, queue, waiting: false, walked: false, owes_end: true, refreshing });
+        if let Some(Some(group)) = self.groups.get_mut(group) {
+            group.join(id, []);
+        }
+        self.wait_for_room(id);
+    }
+
+    /// A session ended.
+    pub fn leave(&mut self, id: PeerId) {
+        let Some(member) = self.members.remove(&id) else { return };
+        self.leave_group(id, member.group);
+    }
+
+    fn leave_group(&mut self, id: PeerId, index: usize) {
+        if let Some(slot) = self.groups.get_mut(index)
+            && let Some(group) = slot
+        {
+            group.leave(id);
+            if group.is_empty() {
+                *slot = None;
+            }
+        }
+    }
+
+    /// A member gets by other settings from now on, without a new session.
+    pub fn change(&mut self, id: PeerId, settings: ExportSettings, rib: &Rib) {
+        let Some(former) = self.members.get(&id).map(|member| member.group) else { return };
+        let Some(Some(group)) = self.groups.get(former) else { return };
+        if *group.settings() == settings {
+            return;
+        }
+        let has: Vec<Prefix> = group.sent(id, rib).map(|(prefix, _)| prefix).collect();
+        self.leave_group(id, former);
+        let index = self.group(settings, rib);
+        if let Some(Some(group)) = self.groups.get_mut(index) {
+            group.join(id, has);
+        }
+        if let Some(member) = self.members.get_mut(&id) {
+            member.group = index;
+        }
+        self.wait_for_room(id);
+    }
+
+    /// The group with these settings, made if there is none.
+    fn group(&mut self, settings: ExportSettings, rib: &Rib) -> usize {
+        let is = |slot: &Option<Group>| slot.as_ref().is_some_and(|group| *group.settings() == settings);
+        if let Some(index) = self.groups.iter().position(is) {
+            return index;
+        }
+        let group = Some(Group::new(settings, rib));
+        if let Some(index) = self.groups.iter().position(Option::is_none) {
+            self.groups[index] = group;
+            return index;
+        }
+        self.groups.push(group);
+        self.groups.len() - 1
+    }
+
+    /// The peer asks for everything again; `bracketed`: by RFC 7313.
+    pub fn refresh(&mut self, id: PeerId, family: Family, bracketed: bool) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(Some(group)) = self.groups.get_mut(member.group) else { return };
+        if bracketed && !member.refreshing[family] {
+            member.refreshing[family] = true;
+            // BoRR; a full queue means that it follows late, which is no worse than none at all.
+            let _ = member.queue.try_send(demarcation(family, RefreshKind::Begin, group.settings()));
+        }
+        group.refresh(id, family);
+        self.wait_for_room(id);
+    }
+
+    /// Tells every group of changes.
+    pub fn export(&mut self, changes: &[Change]) {
+        let mut behind = Vec::new();
+        for group in self.groups.iter_mut().flatten() {
+            let chunks = group.export(changes);
+            let synced: Vec<PeerId> = group.synced().collect();
+            for id in synced {
+                let Some(member) = self.members.get(&id) else { continue };
+                for chunk in &chunks {
+                    let fits =
+                        group.is_synced(id) && chunk.bytes_for(id).all(|bytes| member.queue.try_send(bytes).is_ok());
+                    // A part that did fit is told again: announcements and withdrawals can be repeated.
+                    if !fits {
+                        group.lag(id, chunk.prefixes_for(id));
+                    }
+                }
+                if !group.is_synced(id) {
+                    behind.push(id);
+                }
+            }
+        }
+        for id in behind {
+            self.wait_for_room(id);
+        }
+    }
+
+    fn wait_for_room(&mut self, id: PeerId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if !std::mem::replace(&mut member.waiting, true) {
+            let queue = member.queue.clone();
+            self.room.push(Box::pin(async move { (id, queue.reserve_owned().await.ok()) }));
+        }
+    }
+
+    /// Waits until a member that is behind has a place in its queue; pends while none is behind.
+    pub async fn room(&mut self) -> (PeerId, Option<OwnedPermit<Bytes>>) {
+        loop {
+            match self.room.next().await {
+                Some(found) => return found,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Uses the place for the next step of catching up.
+    pub fn catch_up(&mut self, id: PeerId, place: Option<OwnedPermit<Bytes>>, rib: &Rib) {
+        // No place: the connection is gone, and its session will say so.
+        let Some(place) = place else { return };
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if !place.same_channel_as_sender(&member.queue) {
+            return;
+        }
+        member.waiting = false;
+        let Some(Some(group)) = self.groups.get_mut(member.group) else { return };
+        let mut bytes = Vec::new();
+        if !group.is_synced(id) {
+            let drained = group.drain(id, rib, STEP);
+            bytes.extend_from_slice(&drained.bytes);
+            if drained.walked {
+                member.walked = true;
+                let settings = group.settings();
+                for family in Family::ALL {
+                    if std::mem::take(&mut member.refreshing[family]) {
+                        bytes.extend_from_slice(&demarcation(family, RefreshKind::End, settings));
+                    }
+                }
+            }
+        }
+        if member.walked && member.owes_end && !self.holding {
+            member.owes_end = false;
+            let families = group.settings().families;
+            for (family, _) in families.iter().filter(|(_, on)| **on) {
+                wire::encode_end_of_rib(family, &mut bytes);
+            }
+        }
+        let synced = group.is_synced(id);
+        if !bytes.is_empty() {
+            place.send(bytes.into());
+        }
+        if !synced {
+            self.wait_for_room(id);
+        }
+    }
+
+    /// Prefixes that a member is sent.
+    pub fn advertised(&self, id: PeerId) -> usize {
+        self.group_of(id).map_or(0, |group| group.advertised(id))
+    }
+
+    /// The group of a member.
+    pub fn group_of(&self, id: PeerId) -> Option<&Group> {
+        self.groups.get(self.members.get(&id)?.group)?.as_ref()
+    }
+}
+
+fn demarcation(family: Family, kind: RefreshKind, settings: &ExportSettings) -> Bytes {
+    let mut bytes = Vec::new();
+    wire::encode(&Message::RouteRefresh(RouteRefresh { family, kind }), &settings.codec, &mut bytes);
+    bytes.into()
+}

@@ -1,0 +1,179 @@
+//! The file's words → the settings of the pure modules.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bgp::message::GracefulRestart;
+use crate::bgp::policy::{self, Edit, ExportScope, ImportScope, Rules};
+use crate::bgp::rib::{ExportSettings, PeerId, PeerInfo};
+use crate::bgp::session::{self, Negotiated};
+use crate::config::{self, Config};
+use crate::daemon::identity::Identity;
+use crate::daemon::peer::Profile;
+use crate::forward;
+use crate::io::netlink::Ours;
+use crate::io::tcp::{StreamOptions, Ttl};
+use crate::net::{Family, PerFamily};
+
+/// How long an attempt to connect may take at most; less where `connect_retry` is less.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What marks a route as ours.
+pub fn ours(config: &Config) -> Ours {
+    Ours { table: config.kernel.table, protocol: config.kernel.protocol, metric: config.kernel.metric }
+}
+
+/// How a peer is reached and spoken to.
+pub fn profile(config: &Config, identity: &Identity, peer: &config::Peer, address: IpAddr, id: PeerId) -> Profile {
+    let external = peer.asn != identity.asn;
+    let ttl = match (peer.ttl_security, peer.multihop) {
+        (Some(hops), _) => Ttl::Secured(hops),
+        (None, Some(hops)) => Ttl::Hops(hops),
+        // RFC 4271 §5.1.3 assumes an eBGP peer on the link; a TTL of 1 holds it to that.
+        (None, None) if external => Ttl::Hops(1),
+        (None, None) => Ttl::System,
+    };
+    let same_family = Family::of(identity.address) == Family::of(address);
+    Profile {
+        remote: SocketAddr::new(address, peer.port),
+        local: peer
+            .local_address
+            .or_else(|| same_family.then_some(identity.address))
+            .filter(|_| !external || peer.local_address.is_some()),
+        password: peer.password.as_ref().map(|password| password.expose().into()),
+        stream: StreamOptions { ttl, user_timeout: None },
+        dial_timeout: peer.connect_retry.min(DIAL_LIMIT),
+        session: session::Settings {
+            local_asn: identity.asn,
+            peer_asn: peer.asn,
+            router_id: identity.router_id,
+            hold_time: peer.hold_time.seconds(),
+            connect_retry: peer.connect_retry,
+            long_back_off: session::Settings::LONG_BACK_OFF,
+            passive: peer.passive,
+            families: peer.families.clone(),
+            graceful_restart: graceful_restart(config, peer),
+            // Peers that start together must not dial together for ever.
+            seed: rand::random::<u64>() ^ u64::from(id.0),
+        },
+    }
+}
+
+fn graceful_restart(config: &Config, peer: &config::Peer) -> Option<GracefulRestart> {
+    let seconds = config.bgp.graceful_restart.as_secs();
+    (seconds > 0).then(|| session::preserving(u16::try_from(seconds).unwrap_or(u16::MAX), &peer.families))
+}
+
+/// What import policies must know of this node.
+pub fn policy_node(config: &Config, identity: &Identity, addresses: Arc<[IpAddr]>) -> Arc<policy::Node> {
+    Arc::new(policy::Node {
+        asn: identity.asn,
+        router_id: identity.router_id,
+        cluster_id: config.bgp.cluster_id.unwrap_or(identity.router_id),
+        addresses,
+        subnets: config.network.subnets.clone().unwrap_or_default().into(),
+        pools: config.network.pools.clone().into(),
+    })
+}
+
+/// What the RIB must know of a peer.
+pub fn peer_info(
+    config: &Config,
+    node: &Arc<policy::Node>,
+    id: PeerId,
+    address: IpAddr,
+    peer: &config::Peer,
+    negotiated: &Negotiated,
+) -> PeerInfo {
+    PeerInfo {
+        id,
+        asn: negotiated.peer_asn,
+        external: negotiated.peer_asn != node.asn,
+        router_id: negotiated.peer_router_id,
+        address,
+        client: peer.route_reflector_client,
+        import: Arc::new(import(config, node, &peer.import)),
+        allow_own_as: peer.allow_own_as,
+        max_prefixes: peer.max_prefixes.and_then(|limit| NonZeroU32::new(limit.get())),
+    }
+}
+
+fn import(config: &Config, node: &Arc<policy::Node>, import: &config::Import) -> policy::Import {
+    let scope = match import {
+        config::Import::Pools => ImportScope::Pools,
+        config::Import::None => ImportScope::None,
+        config::Import::All => ImportScope::All,
+        config::Import::Named(name) => ImportScope::Named(rules(config, name)),
+    };
+    policy::Import { scope, node: Arc::clone(node) }
+}
+
+/// What a peer is sent, and how. `next_hops`: our address on the session, per family.
+pub fn export(
+    config: &Config,
+    identity: &Identity,
+    peer: &config::Peer,
+    negotiated: &Negotiated,
+    next_hops: PerFamily<Option<IpAddr>>,
+    ends_ipip: bool,
+) -> ExportSettings {
+    let scope = match &peer.export {
+        config::Export::Subnets => ExportScope::Subnets,
+        config::Export::Pools => ExportScope::Pools,
+        config::Export::All => ExportScope::All,
+        config::Export::None => ExportScope::None,
+        config::Export::Named(name) => ExportScope::Named(rules(config, name)),
+    };
+    ExportSettings {
+        external: negotiated.peer_asn != identity.asn,
+        client: peer.route_reflector_client,
+        local_asn: identity.asn,
+        cluster_id: config.bgp.cluster_id.unwrap_or(identity.router_id),
+        next_hop_self: peer.next_hop_self,
+        ends_ipip,
+        next_hops,
+        families: negotiated.families,
+        export: Arc::new(policy::Export { scope, pools: config.network.pools.clone().into() }),
+        codec: negotiated.codec,
+    }
+}
+
+/// A policy of the file; an unknown name can't come here, and would reject all.
+fn rules(config: &Config, name: &str) -> Rules {
+    let rules = config.bgp.policies.get(name).map(|policy| policy.rules.iter().map(rule).collect());
+    Rules(rules.unwrap_or_default())
+}
+
+fn rule(rule: &config::Rule) -> policy::Rule {
+    policy::Rule {
+        prefixes: rule
+            .prefixes
+            .iter()
+            .map(|matched| policy::PrefixMatch { prefix: matched.prefix, ge: matched.ge, le: matched.le })
+            .collect(),
+        communities: rule.communities.clone(),
+        as_path_contains: rule.as_path_contains.into_iter().collect(),
+        accept: rule.accept,
+        edit: Edit {
+            local_pref: rule.local_pref,
+            med: rule.med,
+            prepend: rule.prepend,
+            add_communities: rule.add_communities.clone(),
+            remove_communities: rule.remove_communities.clone(),
+        },
+    }
+}
+
+/// What the forwarder works by.
+pub fn forwarding(config: &Config, tunnel_device: Option<u32>) -> forward::Settings {
+    forward::Settings {
+        tunnel: config.network.tunnel,
+        tunnel_endpoints: config.network.tunnel_endpoints.clone(),
+        pools: config.network.pools.clone(),
+        tunnel_device,
+        table: config.kernel.table,
+        metric: config.kernel.metric,
+    }
+}
