@@ -1,0 +1,55 @@
+//! `wayleave check`: is a configuration usable.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{ConfigArg, Error, USAGE};
+use crate::daemon::load;
+
+/// Check a configuration file: exit 0 if it is usable; else print every error and exit 2
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    ok: bool,
+    errors: Vec<String>,
+    /// What is set and has no effect in this version
+    notes: Vec<String>,
+}
+
+impl Check {
+    pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
+        let file = self.config.config.display().to_string();
+        let (errors, notes) = match load::load(&self.config.config) {
+            Ok(config) => (Vec::new(), config.not_yet()),
+            Err(errors) => (errors, Vec::new()),
+        };
+        let ok = errors.is_empty();
+        for note in &notes {
+            writeln!(std::io::stderr(), "note: {note}")?;
+        }
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&Report { file, ok, errors, notes })?)?;
+        } else if ok {
+            writeln!(out, "{file}: ok")?;
+        } else {
+            for error in &errors {
+                writeln!(std::io::stderr(), "{error}")?;
+            }
+            let n = errors.len();
+            writeln!(std::io::stderr(), "{file}: {n} error{}", if n == 1 { "" } else { "s" })?;
+        }
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
+    }
+}

@@ -1,0 +1,75 @@
+//! Asks the daemon over its control socket: HTTP/1.1, JSON.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{DaemonArgs, Error};
+use crate::view::Problem;
+
+/// Percent-encodes one query value.
+pub fn query_value(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+impl DaemonArgs {
+    /// Asks for `path`; prints the JSON as it comes, or hands the parsed answer to `show`.
+    pub fn ask<T: DeserializeOwned, W: Write>(
+        &self,
+        path: &str,
+        out: &mut W,
+        show: impl FnOnce(&T, &mut W) -> std::io::Result<()>,
+    ) -> Result<ExitCode, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            if self.json {
+                get(&self.socket, path, &mut |part| out.write_all(part)).await?;
+                writeln!(out)?;
+            } else {
+                let mut body = Vec::new();
+                get(&self.socket, path, &mut |part| body.write_all(part)).await?;
+                show(&serde_json::from_slice(&body)?, out)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+/// GETs `path` and hands each part of the body to `sink` as it comes.
+async fn get(socket: &Path, path: &str, sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), Error> {
+    let stream =
+        UnixStream::connect(socket).await.map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get(path)
+        .header("host", "wayleave")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| Error::Refused(error.to_string()))?;
+    let response = sender.send_request(request).await?;
+    let refused = !response.status().is_success();
+    let mut body = response.into_body();
+    let mut problem = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(part) = frame?.data_ref() {
+            if refused {
+                problem.extend_from_slice(part);
+            } else {
+                sink(part)?;
+            }
+        }
+    }
+    if refused {
+        let text = serde_json::from_slice::<Problem>(&problem)
+            .map_or_else(|_| String::from_utf8_lossy(&problem).into_owned(), |problem| problem.error);
+        return Err(Error::Refused(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `wayleave status`: is anything wrong, and where.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::show::{ago, list, or_dash, print, table};
+use super::{DaemonArgs, Error};
+use crate::view;
+
+/// Show the node: readiness, sessions, kernel routes, tunnel, problems
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+impl Status {
+    pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
+        self.daemon.ask("/v1/status", out, show)
+    }
+}
+
+fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
+    let mut rows = table(["", ""]);
+    let ready = if status.ready { "ready" } else { "not ready" };
+    rows.add_row(["node", &format!("{} (wayleave {}, up {})", status.node, status.version, ago(&status.since))]);
+    rows.add_row(["state", &format!("{ready}: {}", status.ready_reason)]);
+    rows.add_row(["address", &format!("{}, AS {}, router id {}", status.address, status.asn, status.router_id)]);
+    rows.add_row(["subnets", &format!("{} of pools {}", list(&status.subnets, ", "), list(&status.pools, ", "))]);
+    rows.add_row(["sessions", &list(status.sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ")]);
+    let rib = &status.rib;
+    rows.add_row([
+        "rib",
+        &format!("{} prefixes, {} paths, {} attribute sets", rib.prefixes, rib.paths, rib.attribute_sets),
+    ]);
+    rows.add_row(["kernel", &fib(&status.fib)]);
+    rows.add_row(["tunnel", &tunnel(&status.tunnel)]);
+    let masquerade = match (&status.masquerade.enabled, &status.masquerade.error) {
+        (false, _) => "off".to_owned(),
+        (true, None) => "on".to_owned(),
+        (true, Some(error)) => format!("NOT working: {error}"),
+    };
+    rows.add_row(["masquerade", &masquerade]);
+    let changed = status.sysctls.iter().filter(|s| s.was != s.wanted && s.error.is_none());
+    for (i, sysctl) in changed.enumerate() {
+        let label = if i == 0 { "sysctls changed" } else { "" };
+        rows.add_row([label, &format!("{} = {} (was {})", sysctl.key, sysctl.wanted, sysctl.was)]);
+    }
+    rows.add_row(["config", &format!("{}, read {} ago", status.config.file, ago(&status.config.loaded))]);
+    print(&rows, out)?;
+    if !status.problems.is_empty() {
+        writeln!(out, "\nproblems:")?;
+        for problem in &status.problems {
+            writeln!(out, "  - {problem}")?;
+        }
+    }
+    Ok(())
+}
+
+fn fib(fib: &view::FibStatus) -> String {
+    if !fib.enabled {
+        return "off (kernel.install = false)".to_owned();
+    }
+    let mut text = format!(
+        "{} of {} routes installed (table {}, protocol {}, metric {})",
+        fib.installed, fib.wanted, fib.table, fib.protocol, fib.metric
+    );
+    let more = [
+        (fib.failed as u64, "failed"),
+        (fib.unresolved as u64, "unresolved"),
+        (fib.stale as u64, "stale"),
+        (fib.repaired, "repaired"),
+        (fib.conflicts.len() as u64, "conflicts"),
+    ];
+    for (n, what) in more.into_iter().filter(|(n, _)| *n > 0) {
+        // Writing to a string can't fail.
+        let _ = write!(text, ", {n} {what}");
+    }
+    text
+}
+
+fn tunnel(tunnel: &view::TunnelStatus) -> String {
+    match (&tunnel.device, &tunnel.error) {
+        (Some(device), _) => format!("{} by {device}, mtu {}", tunnel.mode, or_dash(tunnel.mtu)),
+        // What to do about it follows behind the first clause.
+        (None, Some(error)) => format!("{}, none: {}", tunnel.mode, error.split(';').next().unwrap_or(error)),
+        (None, None) => tunnel.mode.clone(),
+    }
+}
