@@ -1,0 +1,89 @@
+//! FRR (zebra and bgpd) as the router at the other end.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::process::open_to_all;
+use super::{Lab, Netns, Process, holds};
+
+/// Where Debian puts FRR's daemons.
+const DAEMONS: &str = "/usr/lib/frr";
+
+/// A running FRR.
+pub struct Frr {
+    bgpd: Process,
+    _zebra: Process,
+    dir: PathBuf,
+}
+
+impl Frr {
+    /// Starts zebra and bgpd; `config` is bgpd's.
+    pub fn start(lab: &Lab, space: &Netns, config: &str) -> Self {
+        let dir = lab.path(&format!("frr-{}", space.short()));
+        fs::create_dir_all(&dir).unwrap();
+        // The daemons become user frr and want to write here.
+        open_to_all(&dir);
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let head = format!("frr defaults traditional\nhostname {}\nlog stdout debugging\n", space.short());
+        fs::write(path("zebra.conf"), &head).unwrap();
+        fs::write(path("bgpd.conf"), head + config).unwrap();
+        let start = |daemon: &str| {
+            let (conf, pid, zserv, vty) =
+                (path(&format!("{daemon}.conf")), path(&format!("{daemon}.pid")), path("zserv.api"), path(""));
+            let args = ["-f", &conf, "-i", &pid, "-z", &zserv, "--vty_socket", &vty, "-P", "0"];
+            let name = format!("{daemon}-{}", space.short());
+            Process::start(lab, space, &name, &format!("{DAEMONS}/{daemon}"), &args, &[])
+        };
+        let zebra = start("zebra");
+        holds("zebra listens", Duration::from_secs(10), || dir.join("zserv.api").exists());
+        let mut frr = Self { bgpd: start("bgpd"), _zebra: zebra, dir };
+        holds("bgpd answers", Duration::from_secs(10), || {
+            assert!(frr.bgpd.running(), "bgpd ended at once:\n{}", frr.bgpd.log());
+            frr.try_vtysh("show version").is_some()
+        });
+        frr
+    }
+
+    fn try_vtysh(&self, command: &str) -> Option<String> {
+        let mut vtysh = Command::new("vtysh");
+        vtysh.arg("--vty_socket").arg(&self.dir).args(["-d", "bgpd", "-c", command]);
+        let output = vtysh.output().unwrap_or_else(|e| panic!("vtysh: {e}"));
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Several commands of the command line, one after the other, which must succeed.
+    pub fn configure(&self, commands: &[&str]) {
+        let mut vtysh = Command::new("vtysh");
+        vtysh.arg("--vty_socket").arg(&self.dir).args(["-d", "bgpd", "-c", "configure terminal"]);
+        for command in commands {
+            vtysh.args(["-c", command]);
+        }
+        super::netns::done(&mut vtysh);
+    }
+
+    /// `vtysh -c COMMAND`, which must succeed.
+    pub fn vtysh(&self, command: &str) -> String {
+        self.try_vtysh(command).unwrap_or_else(|| panic!("vtysh -c '{command}' failed"))
+    }
+
+    /// `vtysh -c 'COMMAND json'`.
+    pub fn json(&self, command: &str) -> Value {
+        serde_json::from_str(&self.vtysh(&format!("{command} json"))).unwrap_or(Value::Null)
+    }
+
+    /// Whether the session with this neighbour is up.
+    pub fn established(&self, neighbor: &str) -> bool {
+        self.json(&format!("show bgp neighbors {neighbor}"))[neighbor]["bgpState"] == "Established"
+    }
+
+    /// The first path to a prefix; `None`: it has none.
+    pub fn path(&self, prefix: &str) -> Option<Value> {
+        let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
+        let route = self.json(&format!("show bgp {family} unicast {prefix}"));
+        Some(route["paths"].as_array()?.first()?.clone())
+    }
+}

@@ -1,0 +1,27 @@
+//! The program among real routers, kernels and packets.
+//!
+//! Each test is a story that an operator could tell: it builds a small network of namespaces with
+//! BIRD or FRR as the physical routers and the real `wayleave run` on the hosts, and asks BIRD, FRR,
+//! `ip` and the packets themselves, never the code under test alone.
+//!
+//! They need root and the Debian packages of `scripts/install-deps test`; what is missing makes them
+//! fail, never pass silently.
+
+// The whole crate is tests: a helper that unwraps is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+mod bird;
+mod config;
+mod demo;
+mod ecmp;
+mod frr;
+mod harness;
+mod hostile;
+mod kernel;
+mod realdata;
+mod reflector;
+mod reload;
+mod restart;
+mod seen;
+mod story;
+mod uml;
