@@ -1,0 +1,40 @@
+# Everything a newcomer does; each target installs what it needs (scripts/install-deps).
+
+CARGO ?= cargo
+# Namespaces, daemons and probes share the machine: more tests at once make each other's timers late.
+THREADS ?= 4
+# Seconds per fuzz target.
+FUZZ_TIME ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench fuzz
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## release binary: target/release/wayleave
+	@scripts/install-deps build
+	$(CARGO) build --release --locked
+
+demo: ## two racks, a spine, four hosts, in a minute (KEEP=1 leaves them up to look around)
+	@scripts/install-deps demo
+	$(CARGO) build --release --locked
+	target/release/wayleave demo $(if $(KEEP),--keep)
+
+test: ## all tests, with real BIRD, FRR and kernels; needs root
+	@scripts/install-deps test
+	RUST_TEST_THREADS=$(THREADS) $(CARGO) test --locked
+
+lint: ## formatting and clippy, warnings are errors
+	@scripts/install-deps build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+bench: ## micro-benchmarks of wire format and RIB
+	@scripts/install-deps build
+	$(CARGO) bench --locked
+
+fuzz: ## every fuzz target for FUZZ_TIME seconds; needs cargo-fuzz and a nightly toolchain
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "make fuzz: cargo-fuzz is missing (cargo install cargo-fuzz)" >&2; exit 1; }
+	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_TIME) -rss_limit_mb=1024; done
