@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Hop, Target};
+use super::{Hop, NexthopId, NexthopObject, Target};
 use crate::net::Prefix;
 
 /// A network device.
@@ -56,8 +56,11 @@ pub struct ForeignRoute {
     pub protocol: u8,
     /// What it does
     pub kind: RouteKind,
-    /// Its hops (`tunnel` need not be set); none for [`RouteKind::Reject`]
+    /// Its hops (`tunnel` need not be set); none for [`RouteKind::Reject`], nor where the kernel
+    /// names the nexthop object alone
     pub hops: Vec<Hop>,
+    /// The nexthop object it refers to
+    pub nexthop: Option<NexthopId>,
 }
 
 /// One change, as netlink reports it. Our own writes should be filtered out, but an echo of them
@@ -81,6 +84,10 @@ pub enum KernelEvent {
     Own(Prefix, Target),
     /// Such a route is gone, or the hops named here are
     OwnGone(Prefix, Target),
+    /// A nexthop object is there, ours or another's
+    Nexthop(NexthopObject),
+    /// A nexthop object is gone
+    NexthopGone(NexthopId),
 }
 
 /// All of it at one time.
@@ -95,4 +102,6 @@ pub struct Dump {
     /// Every route with our protocol and metric in our table. Hops that the kernel calls dead
     /// count like others; a blackhole is one whatever device is named (IPv6 says `lo`)
     pub own: Vec<(Prefix, Target)>,
+    /// Every nexthop object, whoever made it; none where the kernel knows no such thing
+    pub nexthops: Vec<NexthopObject>,
 }

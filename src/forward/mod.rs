@@ -44,7 +44,7 @@ pub use explain::{Explanation, FailureView, NextHopView};
 pub use forwarder::{Conflict, Forwarder, Settings, Stats};
 pub use kernel::{Address, Dump, ForeignRoute, KernelEvent, Link, RouteKind};
 pub use resolve::{Reason, Resolution, Through};
-pub use words::{FibOp, Hop, NextHop, OpError, Target, TunnelMode};
+pub use words::{FibOp, Hop, NextHop, Nexthop, NexthopId, NexthopObject, NexthopOp, OpError, Target, TunnelMode};
 
 #[cfg(test)]
 mod tests;

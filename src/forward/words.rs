@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::Prefix;
+use crate::net::{Family, Prefix};
 
 /// Where BGP says to send a packet. Orders by address first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -73,11 +73,40 @@ impl Hop {
     }
 }
 
+/// Number of a kernel nexthop object (`NHA_ID`), unique in a network namespace.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NexthopId(pub u32);
+
+/// What a kernel nexthop object does.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Nexthop {
+    /// Sends over one hop; the family is that of the routes which may use it where the hop has no
+    /// gateway, else the gateway's
+    Hop(Hop, Family),
+    /// Sends over one of these objects, each with the same weight: sorted, none twice, at least one
+    Group(Arc<[NexthopId]>),
+    /// Anything else: another's object of a sort that we never make
+    Other,
+}
+
+/// A kernel nexthop object, whoever made it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NexthopObject {
+    /// Its number
+    pub id: NexthopId,
+    /// Who made it (`nh_protocol`)
+    pub protocol: u8,
+    /// What it does
+    pub nexthop: Nexthop,
+}
+
 /// What a route does. Cheap to clone, compares by value.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// Over one of these hops, each with the same weight: sorted, none twice, at least one
     Via(Arc<[Hop]>),
+    /// What this nexthop object does at the time
+    Object(NexthopId),
     /// Drop silently
     Blackhole,
 }
@@ -91,11 +120,11 @@ impl Target {
         (!hops.is_empty()).then(|| Self::Via(hops.into()))
     }
 
-    /// The hops; none for a blackhole.
+    /// The hops; none for a blackhole, and those of an object are not told here.
     pub fn hops(&self) -> &[Hop] {
         match self {
             Self::Via(hops) => hops,
-            Self::Blackhole => &[],
+            Self::Object(_) | Self::Blackhole => &[],
         }
     }
 }
@@ -104,6 +133,7 @@ impl PartialEq for Target {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Via(a), Self::Via(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Object(a), Self::Object(b)) => a == b,
             (Self::Blackhole, Self::Blackhole) => true,
             _ => false,
         }
@@ -114,8 +144,12 @@ impl Eq for Target {}
 
 impl Hash for Target {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // A blackhole is told from all others by having no hops.
-        self.hops().hash(state);
+        match self {
+            Self::Via(hops) => hops.hash(state),
+            Self::Object(id) => id.hash(state),
+            // Told from all others by saying nothing.
+            Self::Blackhole => {}
+        }
     }
 }
 
@@ -137,6 +171,25 @@ impl FibOp {
     pub const fn prefix(&self) -> Prefix {
         match self {
             Self::Create(prefix, _) | Self::Replace(prefix, _) | Self::Remove(prefix, _) => *prefix,
+        }
+    }
+}
+
+/// One write to the kernel's nexthop objects: our protocol is the writer's to add.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NexthopOp {
+    /// Made, or changed at once for all routes that use it: `NLM_F_CREATE | NLM_F_REPLACE`. The
+    /// kernel never turns a hop into a group or back.
+    Set(NexthopId, Nexthop),
+    /// Removed. The kernel removes the routes that still use it as well, without telling.
+    Remove(NexthopId),
+}
+
+impl NexthopOp {
+    /// The object it writes.
+    pub const fn id(&self) -> NexthopId {
+        match self {
+            Self::Set(id, _) | Self::Remove(id) => *id,
         }
     }
 }

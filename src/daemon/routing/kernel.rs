@@ -115,7 +115,10 @@ impl Routing {
                 KernelEvent::LinkGone(index) => tunnel |= self.tunnel == Some(*index),
                 KernelEvent::Own(prefix, _) => tracing::warn!(%prefix, "route of ours was changed by somebody"),
                 KernelEvent::OwnGone(prefix, _) => tracing::warn!(%prefix, "route of ours was removed by somebody"),
-                KernelEvent::Route(_) | KernelEvent::RouteGone(_) => {}
+                KernelEvent::Route(_)
+                | KernelEvent::RouteGone(_)
+                | KernelEvent::Nexthop(_)
+                | KernelEvent::NexthopGone(_) => {}
             }
             self.forwarder.event(event);
         }

@@ -31,6 +31,7 @@ fn host() -> Dump {
             foreign("2001:db8:2::/48", 0, vec![eth0("fe80::2")]),
         ],
         own: Vec::new(),
+        nexthops: Vec::new(),
     }
 }
 

@@ -43,6 +43,7 @@ impl Kernel {
             addresses: self.addresses.clone(),
             foreign: self.foreign.clone(),
             own: self.own.iter().map(|(prefix, target)| (*prefix, target.clone())).collect(),
+            nexthops: Vec::new(),
         }
     }
 
@@ -221,6 +222,6 @@ impl Kernel {
 pub(super) fn nameless(target: &Target) -> Target {
     match target {
         Target::Via(hops) => Target::Via(hops.iter().map(|hop| Hop { tunnel: false, ..*hop }).collect()),
-        Target::Blackhole => Target::Blackhole,
+        Target::Object(_) | Target::Blackhole => target.clone(),
     }
 }

@@ -49,7 +49,7 @@ fn address(device: u32, text: &str) -> Address {
 
 fn foreign(prefix: &str, metric: u32, hops: Vec<Hop>) -> ForeignRoute {
     let kind = if hops.is_empty() { RouteKind::Reject } else { RouteKind::Unicast };
-    ForeignRoute { prefix: p(prefix), table: TABLE, metric, protocol: 4, kind, hops }
+    ForeignRoute { prefix: p(prefix), table: TABLE, metric, protocol: 4, kind, hops, nexthop: None }
 }
 
 fn via(hops: &[Hop]) -> Target {

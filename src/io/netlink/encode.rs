@@ -70,7 +70,7 @@ fn new_route(encoder: &mut Encoder, ours: Ours, prefix: Prefix, target: &Target,
             _ => libc::RT_SCOPE_UNIVERSE,
         },
         kind: match target {
-            Target::Via(_) => libc::RTN_UNICAST,
+            Target::Via(_) | Target::Object(_) => libc::RTN_UNICAST,
             Target::Blackhole => libc::RTN_BLACKHOLE,
         },
         flags: single.map_or(0, |hop| u32::from(hop_flags(hop))),

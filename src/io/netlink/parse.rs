@@ -46,7 +46,7 @@ impl Route {
             // IPv6 names the loopback device here.
             RouteKind::Reject => Vec::new(),
         };
-        ForeignRoute { prefix, table, metric, protocol, kind, hops }
+        ForeignRoute { prefix, table, metric, protocol, kind, hops, nexthop: None }
     }
 }
 
