@@ -33,7 +33,7 @@ fn peer(n: u8) -> PeerInfo {
         router_id: Ipv4Addr::new(192, 0, 2, n),
         address: [192, 0, 2, n].into(),
         client: false,
-        import: Arc::new(Import { scope: ImportScope::All, node: Arc::new(node) }),
+        import: Arc::new(Import { scope: ImportScope::All, node: Arc::new(node), graceful_shutdown: true }),
         allow_own_as: 0,
         max_prefixes: None,
     }
@@ -47,6 +47,7 @@ fn settings(external: bool) -> ExportSettings {
         cluster_id: Ipv4Addr::new(192, 0, 2, 100),
         next_hop_self: false,
         ends_ipip: true,
+        graceful_shutdown: false,
         next_hops: PerFamily::new(Some([192, 0, 2, 100].into()), None),
         families: PerFamily::new(true, false),
         export: Arc::new(Export { scope: ExportScope::All, pools: Arc::new([]) }),

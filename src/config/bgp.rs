@@ -34,6 +34,10 @@ pub struct Bgp {
     /// How long peers may hold our routes while we restart (RFC 4724): whole seconds, at most
     /// 4095; zero turns it off
     pub graceful_restart: Duration,
+    /// Routes that another AS marks with GRACEFUL_SHUTDOWN become the last choice (RFC 8326)
+    pub graceful_shutdown: bool,
+    /// How long `drain` gives peers to move away before it withdraws, up to an hour
+    pub drain_time: Duration,
     /// CLUSTER_ID of a route reflector (RFC 4456 §7); `None`: the router id
     pub cluster_id: Option<Ipv4Addr>,
     /// `[[bgp.peers]]`: no two with one address or one name
@@ -84,6 +88,9 @@ pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut Rea
         let fits = |duration| whole_seconds(duration).filter(|seconds| *seconds <= 4095).map(|_| duration);
         value.duration("s", "\"0s\" (off) to \"4095s\", whole seconds", fits)
     });
+    let drain_time = table.value("drain_time").and_then(|value| {
+        value.duration("s", "\"0s\" to \"1h\"", |time| (time <= Duration::from_secs(3600)).then_some(time))
+    });
     Some(Bgp {
         listen: table
             .words("listen")
@@ -93,6 +100,8 @@ pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut Rea
         mesh: mesh(table, around.store),
         multipath: table.number("multipath", 1..=64).unwrap_or(8),
         graceful_restart: graceful_restart.unwrap_or(Duration::from_secs(120)),
+        graceful_shutdown: table.flag("graceful_shutdown").unwrap_or(true),
+        drain_time: drain_time.unwrap_or(Duration::from_secs(10)),
         cluster_id: table.word("cluster_id"),
         peers,
         announce,

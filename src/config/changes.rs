@@ -38,7 +38,7 @@ use Applied::{AtStart, Live};
 type Setting = (&'static str, Applied, fn(&Config, &Config) -> bool);
 
 /// Every key but the peers, with whether its value is the same in both.
-pub(super) const SETTINGS: [Setting; 29] = [
+pub(super) const SETTINGS: [Setting; 31] = [
     ("state_dir", AtStart, |a, b| a.state_dir == b.state_dir),
     ("node.name", AtStart, |a, b| a.node.name == b.node.name),
     ("node.address", AtStart, |a, b| a.node.address == b.node.address),
@@ -56,6 +56,8 @@ pub(super) const SETTINGS: [Setting; 29] = [
     ("bgp.mesh", AtStart, |a, b| a.bgp.mesh == b.bgp.mesh),
     ("bgp.multipath", Live, |a, b| a.bgp.multipath == b.bgp.multipath),
     ("bgp.graceful_restart", Live, |a, b| a.bgp.graceful_restart == b.bgp.graceful_restart),
+    ("bgp.graceful_shutdown", Live, |a, b| a.bgp.graceful_shutdown == b.bgp.graceful_shutdown),
+    ("bgp.drain_time", Live, |a, b| a.bgp.drain_time == b.bgp.drain_time),
     ("bgp.cluster_id", AtStart, |a, b| a.bgp.cluster_id == b.bgp.cluster_id),
     ("bgp.announce", Live, |a, b| a.bgp.announce == b.bgp.announce),
     ("bgp.policies", Live, |a, b| a.bgp.policies == b.bgp.policies),

@@ -10,6 +10,7 @@ use crate::bgp::policy::{self, Edit, ExportScope, ImportScope, Rules};
 use crate::bgp::rib::{ExportSettings, PeerId, PeerInfo};
 use crate::bgp::session::{self, Negotiated};
 use crate::config::{self, Config};
+use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::Profile;
 use crate::forward;
@@ -107,7 +108,7 @@ fn import(config: &Config, node: &Arc<policy::Node>, import: &config::Import) ->
         config::Import::All => ImportScope::All,
         config::Import::Named(name) => ImportScope::Named(rules(config, name)),
     };
-    policy::Import { scope, node: Arc::clone(node) }
+    policy::Import { scope, node: Arc::clone(node), graceful_shutdown: config.bgp.graceful_shutdown }
 }
 
 /// What a peer is sent, and how. `next_hops`: our address on the session, per family.
@@ -133,10 +134,23 @@ pub fn export(
         cluster_id: config.bgp.cluster_id.unwrap_or(identity.router_id),
         next_hop_self: peer.next_hop_self,
         ends_ipip,
+        graceful_shutdown: false,
         next_hops,
         families: negotiated.families,
         export: Arc::new(policy::Export { scope, pools: config.network.pools.clone().into() }),
         codec: negotiated.codec,
+    }
+}
+
+/// The same for a node that leaves the network.
+pub fn leaving(settings: ExportSettings, stage: Stage) -> ExportSettings {
+    match stage {
+        Stage::Present => settings,
+        Stage::Signalled => ExportSettings { graceful_shutdown: true, ..settings },
+        Stage::Withdrawn | Stage::Closed => {
+            let nothing = policy::Export { scope: ExportScope::None, pools: Arc::clone(&settings.export.pools) };
+            ExportSettings { export: Arc::new(nothing), ..settings }
+        }
     }
 }
 

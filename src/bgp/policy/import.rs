@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::{Edit, Rule, Rules, within};
-use crate::bgp::attrs::Attrs;
+use crate::bgp::attrs::{Attrs, Community};
 use crate::net::{Asn, Prefix};
 
 /// What the policy must know of this node.
@@ -58,6 +58,8 @@ pub struct Import {
     pub scope: ImportScope,
     /// Us
     pub node: Arc<Node>,
+    /// A path that another AS marks with GRACEFUL_SHUTDOWN is the last choice (RFC 8326)
+    pub graceful_shutdown: bool,
 }
 
 /// Why a path was not accepted. A label of metrics, so few values and stable names.
@@ -194,6 +196,13 @@ impl Import {
                 None => Err(Reject::PolicyRule),
             },
         }
+    }
+
+    /// Whether an accepted path is about to go away, so that it gets LOCAL_PREF 0 and any other is
+    /// preferred (RFC 8326 §4.1). Within an AS the LOCAL_PREF comes along. Asked after the policy's
+    /// edits: one that removes the community thinks otherwise, one that adds it says so itself.
+    pub fn leaves(&self, sender: &Sender, attrs: &Attrs) -> bool {
+        self.graceful_shutdown && sender.external && attrs.has(Community::GRACEFUL_SHUTDOWN)
     }
 
     /// Whether the rule speaks of our own subnet, rather than of something around it.

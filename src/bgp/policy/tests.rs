@@ -22,7 +22,7 @@ fn import(scope: ImportScope) -> Import {
         subnets: [p("10.244.7.0/24"), p("2001:db8:7::/64")].into(),
         pools: [p("10.244.0.0/16"), p("2001:db8::/32")].into(),
     };
-    Import { scope, node: Arc::new(node) }
+    Import { scope, node: Arc::new(node), graceful_shutdown: true }
 }
 
 fn rule(prefixes: &[(&str, Option<u8>, Option<u8>)], accept: bool) -> Rule {

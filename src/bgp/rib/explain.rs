@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::decision::{self, Candidate, DEFAULT_LOCAL_PREF, Step};
 use super::{NextHops, PeerId, Rib, candidates};
-use crate::bgp::attrs::Attrs;
+use crate::bgp::attrs::{Attrs, Community};
 use crate::bgp::policy::Reject;
 use crate::net::Prefix;
 
@@ -124,7 +124,11 @@ fn compared(step: Step, own: &Candidate<'_>, best: &Candidate<'_>) -> String {
     let router_id = |c: &Candidate<'_>| c.attrs.originator_id.unwrap_or(c.source.router_id);
     match step {
         Step::Local => "this node announces the prefix itself".to_owned(),
-        Step::LocalPref => pair("local preference", &local_pref(own), &local_pref(best)),
+        Step::LocalPref => {
+            let compared = pair("local preference", &local_pref(own), &local_pref(best));
+            let leaves = local_pref(own) == 0 && own.attrs.has(Community::GRACEFUL_SHUTDOWN);
+            if leaves { compared + " (graceful shutdown: it is about to go away)" } else { compared }
+        }
         Step::AsPath => pair("AS path length", &own.attrs.as_path.decision_len(), &best.attrs.as_path.decision_len()),
         Step::Origin => {
             let name = |c: &Candidate<'_>| format!("{:?}", c.attrs.origin).to_lowercase();

@@ -30,6 +30,8 @@ pub struct ExportSettings {
     pub next_hop_self: bool,
     /// This node ends IP-in-IP tunnels and says so where it is the next hop (RFC 9012 §4.1)
     pub ends_ipip: bool,
+    /// We are about to leave: others shall take any other path (RFC 8326)
+    pub graceful_shutdown: bool,
     /// Our address on the session, per family; without one the family is not sent
     pub next_hops: PerFamily<Option<IpAddr>>,
     /// Families agreed on
@@ -79,6 +81,13 @@ impl ExportSettings {
         if let Some(edit) = edit {
             edit.apply(&mut attrs);
         }
+        if self.graceful_shutdown && !attrs.has(Community::GRACEFUL_SHUTDOWN) {
+            // RFC 8326 §4.2, on own and learned routes alike: all of them end with us.
+            let mut list = attrs.communities.to_vec();
+            list.push(Community::GRACEFUL_SHUTDOWN);
+            list.sort_unstable();
+            attrs.communities = list.into();
+        }
         if let Some(own) = self.next_hops[family].filter(|_| self.rewrites_next_hop(kind)) {
             attrs.next_hop = own;
             if kind != Kind::Local && attrs.ends_ipip() != self.ends_ipip {
@@ -104,7 +113,9 @@ impl ExportSettings {
                 attrs.ext_communities = attrs.ext_communities.iter().copied().filter(|c| c.is_transitive()).collect();
             }
         } else {
-            attrs.local_pref = attrs.local_pref.or(Some(DEFAULT_LOCAL_PREF));
+            // RFC 8326 §4: zero is below all alternatives.
+            let leaving = self.graceful_shutdown.then_some(0);
+            attrs.local_pref = leaving.or(attrs.local_pref).or(Some(DEFAULT_LOCAL_PREF));
             if matches!(kind, Kind::Client | Kind::Internal) {
                 // Reflected (RFC 4456 §8)
                 attrs.originator_id = attrs.originator_id.or(Some(route.source.router_id));

@@ -349,30 +349,43 @@ struct Gate<'a> {
     /// The attributes that `admitted` and `edited` are about
     raw: Option<Arc<Attrs>>,
     admitted: Result<(), Reject>,
-    /// Attributes after each change that a rule asked for
-    edited: SmallVec<[(&'a Edit, Arc<Attrs>); 1]>,
+    /// It is about to go away
+    leaves: bool,
+    /// Attributes after each change that a rule asked for, or after none
+    edited: SmallVec<[(Option<&'a Edit>, Arc<Attrs>); 1]>,
 }
 
 impl<'a> Gate<'a> {
     fn new(info: &'a PeerInfo) -> Self {
-        Self { import: &info.import, sender: info.sender(), raw: None, admitted: Ok(()), edited: SmallVec::new() }
+        let (import, sender) = (&info.import, info.sender());
+        Self { import, sender, raw: None, admitted: Ok(()), leaves: false, edited: SmallVec::new() }
     }
 
     fn import(&mut self, interner: &mut Interner, prefix: &Prefix, raw: &Arc<Attrs>) -> Result<Arc<Attrs>, Reject> {
         if self.raw.as_ref().is_none_or(|known| !Arc::ptr_eq(known, raw)) {
             self.raw = Some(raw.clone());
             self.admitted = self.import.admit(&self.sender, raw);
+            self.leaves = self.import.leaves(&self.sender, raw);
             self.edited.clear();
         }
         self.admitted?;
-        let Some(edit) = self.import.accept(prefix, raw)? else { return Ok(raw.clone()) };
-        if let Some((_, known)) = self.edited.iter().find(|(known, _)| std::ptr::eq(*known, edit)) {
+        let edit = self.import.accept(prefix, raw)?;
+        if edit.is_none() && !self.leaves {
+            return Ok(raw.clone());
+        }
+        let address = |edit: Option<&Edit>| edit.map(std::ptr::from_ref);
+        if let Some((_, known)) = self.edited.iter().find(|(known, _)| address(*known) == address(edit)) {
             return Ok(known.clone());
         }
         let mut attrs = Attrs::clone(raw);
-        edit.apply(&mut attrs);
-        if let Some(neighbor) = attrs.as_path.neighbor() {
-            attrs.as_path = attrs.as_path.prepended(neighbor, edit.prepend);
+        if let Some(edit) = edit {
+            edit.apply(&mut attrs);
+            if let Some(neighbor) = attrs.as_path.neighbor() {
+                attrs.as_path = attrs.as_path.prepended(neighbor, edit.prepend);
+            }
+        }
+        if self.import.leaves(&self.sender, &attrs) {
+            attrs.local_pref = Some(0);
         }
         let attrs = interner.intern(&Arc::new(attrs));
         self.edited.push((edit, attrs.clone()));

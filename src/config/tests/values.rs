@@ -34,6 +34,8 @@ fn defaults() {
             mesh: false,
             multipath: 8,
             graceful_restart: Duration::from_secs(120),
+            graceful_shutdown: true,
+            drain_time: Duration::from_secs(10),
             cluster_id: None,
             peers: vec![],
             announce: vec![],

@@ -145,3 +145,43 @@ fn what_is_not_sent() {
         assert_eq!(settings.exported(&p(prefix), &route).is_some(), wanted, "{why}");
     }
 }
+
+#[test]
+fn a_node_that_leaves_marks_all_it_announces() {
+    const LEAVING: Community = Community::GRACEFUL_SHUTDOWN;
+    let tagged = |communities: &[Community]| Attrs {
+        communities: communities.into(),
+        local_pref: Some(70),
+        ..path(&[65001], "192.0.2.1")
+    };
+    let leaving = |settings| ExportSettings { graceful_shutdown: true, ..settings };
+    let (ebgp, ibgp) = (leaving(settings(true, false)), leaving(settings(false, true)));
+    let strip = Edit { remove_communities: vec![LEAVING], local_pref: Some(500), ..Edit::default() };
+    let rule = Rule { prefixes: vec![], communities: vec![], as_path_contains: vec![], accept: true, edit: strip };
+    let named = Export { scope: ExportScope::Named(Rules(vec![rule])), pools: Arc::new([]) };
+    let stripping = ExportSettings { export: Arc::new(named), ..ibgp.clone() };
+    let (zero, nothing) = (Some(0), None);
+    let cases = [
+        // (why, settings, sender, communities, wanted LOCAL_PREF, wanted communities)
+        ("own, to another AS", &ebgp, None, vec![], nothing, vec![LEAVING]),
+        ("own, within the AS", &ibgp, None, vec![], zero, vec![LEAVING]),
+        ("transit", &ebgp, Some(external(1)), vec![Community(7)], nothing, vec![Community(7), LEAVING]),
+        ("reflected", &ibgp, Some(internal(3)), vec![Community(7)], zero, vec![Community(7), LEAVING]),
+        ("marked already", &ebgp, Some(external(1)), vec![LEAVING], nothing, vec![LEAVING]),
+        (
+            "sorted among the others",
+            &ebgp,
+            None,
+            vec![Community(u32::MAX)],
+            nothing,
+            vec![LEAVING, Community(u32::MAX)],
+        ),
+        ("no policy undoes it", &stripping, None, vec![], zero, vec![LEAVING]),
+    ];
+    for (why, settings, sender, communities, local_pref, wanted) in cases {
+        let sent = settings.exported(&p("10.0.0.0/8"), &route(sender.as_ref(), tagged(&communities))).unwrap();
+        assert_eq!((sent.local_pref, &*sent.communities), (local_pref, &*wanted), "{why}");
+    }
+    let bound = route(Some(&external(1)), tagged(&[Community::NO_ADVERTISE]));
+    assert_eq!(ebgp.exported(&p("10.0.0.0/8"), &bound), None, "what was not announced before is not now");
+}

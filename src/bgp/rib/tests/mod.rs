@@ -44,7 +44,7 @@ pub fn import(scope: ImportScope) -> Arc<Import> {
         subnets: [p("10.244.7.0/24")].into(),
         pools: [p("10.244.0.0/16")].into(),
     };
-    Arc::new(Import { scope, node: Arc::new(node) })
+    Arc::new(Import { scope, node: Arc::new(node), graceful_shutdown: true })
 }
 
 /// A peer `n` of AS 65000 + n at 192.0.2.n that may send anything.
@@ -109,6 +109,7 @@ pub fn settings(external: bool, client: bool) -> ExportSettings {
         cluster_id: [9, 9, 9, 9].into(),
         next_hop_self: false,
         ends_ipip: true,
+        graceful_shutdown: false,
         next_hops: PerFamily::new(Some(ip("192.0.2.11")), Some(ip("2001:db8::11"))),
         families: PerFamily::new(true, true),
         export: Arc::new(Export { scope: ExportScope::All, pools: [p("10.244.0.0/16")].into() }),

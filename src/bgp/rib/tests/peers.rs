@@ -141,3 +141,57 @@ fn a_new_import_policy_needs_no_word_from_the_peer() {
     rib.peer_up(relaxed);
     assert_eq!(best(&mut rib, "9.0.0.0/8"), Some(1), "new settings while the session is up");
 }
+
+#[test]
+fn a_path_that_is_about_to_go_away_is_the_last_choice() {
+    use crate::bgp::attrs::Community;
+    const LEAVING: Community = Community::GRACEFUL_SHUTDOWN;
+    let any = |edit: Edit| {
+        let rule = Rule { prefixes: vec![], communities: vec![], as_path_contains: vec![], accept: true, edit };
+        import(ImportScope::Named(Rules(vec![rule])))
+    };
+    let deaf = Import { graceful_shutdown: false, ..Import::clone(&import(ImportScope::All)) };
+    let preferred = Edit { local_pref: Some(300), ..Edit::default() };
+    let cases = [
+        // (why, peer, communities, wanted LOCAL_PREF)
+        ("from another AS", external(1), vec![LEAVING], Some(0)),
+        ("without the community", external(1), vec![Community(7)], None),
+        ("within the AS the LOCAL_PREF itself comes along", internal(1), vec![LEAVING], None),
+        ("turned off", PeerInfo { import: Arc::new(deaf), ..external(1) }, vec![LEAVING], None),
+        ("whatever a policy prefers", PeerInfo { import: any(preferred), ..external(1) }, vec![LEAVING], Some(0)),
+        (
+            "a policy that removes it thinks otherwise",
+            PeerInfo { import: any(Edit { remove_communities: vec![LEAVING], ..Edit::default() }), ..external(1) },
+            vec![LEAVING],
+            None,
+        ),
+        (
+            "a policy that adds it drains that peer",
+            PeerInfo { import: any(Edit { add_communities: vec![LEAVING], ..Edit::default() }), ..external(1) },
+            vec![],
+            Some(0),
+        ),
+    ];
+    for (why, peer, communities, wanted) in cases {
+        let numbers = if peer.external { vec![peer.asn.0] } else { vec![] };
+        let attrs = Attrs { communities: communities.into(), ..path(&numbers, "192.0.2.1") };
+        let mut rib = rib(&[peer]);
+        rib.update(PeerId(1), &reach(&attrs, &["10.0.0.0/8", "11.0.0.0/8"]));
+        rib.decide(&anywhere, 1);
+        let attrs = |prefix: &str| rib.view(&p(prefix)).unwrap().paths[0].imported().unwrap().clone();
+        assert_eq!(attrs("10.0.0.0/8").local_pref, wanted, "{why}");
+        assert!(Arc::ptr_eq(&attrs("10.0.0.0/8"), &attrs("11.0.0.0/8")), "{why}: one set for the whole message");
+    }
+
+    // Whichever of two equal paths is marked, the other is used, alone; and `explain` says why.
+    let mut rib = rib(&[external(1), external(2)]);
+    for (id, communities) in [(1, vec![LEAVING]), (2, vec![])] {
+        let attrs = Attrs { communities: communities.into(), ..path(&[65000 + id], &format!("192.0.2.{id}")) };
+        rib.update(PeerId(id), &reach(&attrs, &["10.0.0.0/8"]));
+    }
+    rib.decide(&anywhere, 8);
+    let view = rib.view(&p("10.0.0.0/8")).unwrap();
+    assert_eq!((view.best.unwrap().source.peer, view.hops.len()), (PeerId(2), 1));
+    let told = &rib.explain(&p("10.0.0.0/8"), &anywhere, 8)[1].text;
+    assert_eq!(told, "local preference 0, the best has 100 (graceful shutdown: it is about to go away)");
+}
