@@ -100,6 +100,8 @@ impl PeerMetrics {
 pub struct Snapshot {
     /// Whether the first synchronisation is done
     pub ready: bool,
+    /// 0: not drained, 1: draining, 2: drained
+    pub drain: u8,
     /// Per peer of the file
     pub peers: BTreeMap<String, PeerSnapshot>,
     /// Sessions by state
@@ -181,6 +183,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Gauges {
     ready: IntGauge,
+    drain: IntGauge,
     sessions: IntGaugeVec,
     established: IntGaugeVec,
     prefixes_received: IntGaugeVec,
@@ -259,7 +262,11 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let [d0, d1, d2, d3, d4, d5, d6, d7] = DEVICE_SERIES.map(|(name, help)| r.counters(name, help, &["device"]));
         let gauges = Gauges {
-            ready: r.gauge("ready", "Whether the first synchronisation is in the kernel (1) or not (0).")?,
+            ready: r.gauge(
+                "ready",
+                "Whether the first synchronisation is in the kernel and the node is not leaving (1) or not (0).",
+            )?,
+            drain: r.gauge("drain_state", "Whether the node is leaving the network: 0 no, 1 draining, 2 drained.")?,
             sessions: r.gauges("bgp_sessions", "BGP sessions by state.", &["state"])?,
             established: r.gauges("bgp_session_established", "Established sessions of a peer.", &["peer"])?,
             prefixes_received: r.gauges("bgp_prefixes_received", "Prefixes that a peer announces.", &["peer"])?,
@@ -394,6 +401,7 @@ impl Gauges {
             self.sessions.with_label_values(&[state.as_str()]).set(int(*count));
         }
         self.ready.set(i64::from(now.ready));
+        self.drain.set(i64::from(now.drain));
         let sizes = [
             (&self.rib_prefixes, now.rib.prefixes),
             (&self.rib_paths, now.rib.paths),

@@ -4,6 +4,7 @@
 //! in UTC, durations are seconds.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -29,10 +30,12 @@ pub struct Status {
     pub pools: Vec<Prefix>,
     /// This node's part of them
     pub subnets: Vec<Prefix>,
-    /// Whether the first synchronisation is in the kernel
+    /// Whether the first synchronisation is in the kernel and the node is not leaving
     pub ready: bool,
     /// What readiness waits for, or what it came from
     pub ready_reason: String,
+    /// Whether it is leaving the network, or has left
+    pub drain: DrainStatus,
     /// Peers by session state
     pub sessions: BTreeMap<String, usize>,
     /// Routing table
@@ -359,6 +362,68 @@ pub struct RoutesQuery {
     pub before_policy: bool,
     /// Only this family
     pub family: Option<Family>,
+}
+
+/// `wayleave drain`: whether the node is leaving the network, or has left.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// `none`, `draining` or `drained`
+    pub state: String,
+    /// While draining: `signalled` (all routes are marked as about to go away, RFC 8326),
+    /// `withdrawn` (no routes are announced) or `closed` (the sessions are being closed)
+    pub stage: Option<String>,
+    /// When it was asked for
+    pub since: Option<String>,
+    /// When the stage ends
+    pub until: Option<String>,
+    /// Who asked for it
+    pub by: Option<String>,
+    /// Why, in their words
+    pub reason: Option<String>,
+    /// Why it would not survive a restart of the daemon
+    pub error: Option<String>,
+}
+
+impl Default for DrainStatus {
+    fn default() -> Self {
+        let state = "none".to_owned();
+        Self { state, stage: None, since: None, until: None, by: None, reason: None, error: None }
+    }
+}
+
+impl DrainStatus {
+    /// Whether the node is leaving or has left.
+    pub fn is_leaving(&self) -> bool {
+        self.state != "none"
+    }
+
+    /// ` since … by …: …`, as far as it is known.
+    pub fn origin(&self) -> String {
+        let part = |before: &str, text: &Option<String>| {
+            text.as_ref().map(|text| format!("{before}{text}")).unwrap_or_default()
+        };
+        format!("{}{}{}", part(" since ", &self.since), part(" by ", &self.by), part(": ", &self.reason))
+    }
+}
+
+impl fmt::Display for DrainStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state.as_str() {
+            "none" => f.write_str("not drained"),
+            state => write!(f, "{state}{}", self.origin()),
+        }
+    }
+}
+
+/// What `wayleave drain` asks for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DrainOrder {
+    /// Seconds for peers to move away, 0 = withdraw at once; none: as configured, or as it runs
+    pub wait: Option<f64>,
+    /// Who asks
+    pub by: Option<String>,
+    /// Why
+    pub reason: Option<String>,
 }
 
 /// An error of the control socket.

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{ConfigArg, Error, USAGE};
-use crate::daemon::load;
+use crate::daemon::{drain, load};
 
 /// Check a configuration file: exit 0 if it is usable; else print every error and exit 2
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ struct Report {
     file: String,
     ok: bool,
     errors: Vec<String>,
-    /// What is set and has no effect in this version
+    /// What is set and has no effect in this version, and whether the node is drained
     notes: Vec<String>,
 }
 
@@ -32,7 +32,9 @@ impl Check {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
         let file = self.config.config.display().to_string();
         let (errors, notes) = match load::load(&self.config.config) {
-            Ok(config) => (Vec::new(), config.not_yet()),
+            Ok(config) => {
+                (Vec::new(), config.not_yet().into_iter().chain(drain::left_behind(&config.state_dir)).collect())
+            }
             Err(errors) => (errors, Vec::new()),
         };
         let ok = errors.is_empty();

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -31,28 +32,52 @@ impl DaemonArgs {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             if self.json {
-                get(&self.socket, path, &mut |part| out.write_all(part)).await?;
+                send(&self.socket, get(path)?, &mut |part| out.write_all(part)).await?;
                 writeln!(out)?;
             } else {
                 let mut body = Vec::new();
-                get(&self.socket, path, &mut |part| body.write_all(part)).await?;
+                send(&self.socket, get(path)?, &mut |part| body.write_all(part)).await?;
                 show(&serde_json::from_slice(&body)?, out)?;
             }
             Ok(ExitCode::SUCCESS)
         })
     }
+
+    /// GETs `path`.
+    pub fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.exchange(get(path)?)
+    }
+
+    /// POSTs `what` to `path`.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, what: &impl Serialize) -> Result<T, Error> {
+        let body = Full::from(serde_json::to_vec(what)?);
+        let request = Request::post(path).header("host", "wayleave").header("content-type", "application/json");
+        self.exchange(request.body(body).map_err(|error| Error::Refused(error.to_string()))?)
+    }
+
+    fn exchange<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut body = Vec::new();
+        runtime.block_on(send(&self.socket, request, &mut |part| body.write_all(part)))?;
+        Ok(serde_json::from_slice(&body)?)
+    }
 }
 
-/// GETs `path` and hands each part of the body to `sink` as it comes.
-async fn get(socket: &Path, path: &str, sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), Error> {
+fn get(path: &str) -> Result<Request<Full<Bytes>>, Error> {
+    let request = Request::get(path).header("host", "wayleave").body(Full::default());
+    request.map_err(|error| Error::Refused(error.to_string()))
+}
+
+/// Sends a request and hands each part of the answer's body to `sink` as it comes.
+async fn send(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+    sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Error> {
     let stream =
         UnixStream::connect(socket).await.map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header("host", "wayleave")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Error::Refused(error.to_string()))?;
     let response = sender.send_request(request).await?;
     let refused = !response.status().is_success();
     let mut body = response.into_body();

@@ -53,11 +53,12 @@ fn show(explanation: &Explanation, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  wanted   {}", or_dash(explanation.wanted.as_ref()))?;
     writeln!(out, "  actual   {}", or_dash(explanation.actual.as_ref()))?;
     writeln!(out, "  answers  {}", or_dash(explanation.kernel.as_ref()))?;
-    writeln!(
-        out,
-        "\n{}",
-        if explanation.agree { "The kernel does what is wanted." } else { "The kernel does NOT do what is wanted." }
-    )?;
+    let verdict = match (&explanation.wanted, explanation.agree) {
+        (None, true) => "BGP wants nothing of the kernel here.",
+        (Some(_), true) => "The kernel does what is wanted.",
+        (_, false) => "The kernel does NOT do what is wanted.",
+    };
+    writeln!(out, "\n{verdict}")?;
     for sentence in &explanation.story {
         writeln!(out, "{sentence}")?;
     }

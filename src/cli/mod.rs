@@ -8,7 +8,7 @@ mod check;
 mod clean;
 mod client;
 mod demo;
-
+mod drain;
 mod explain;
 mod peers;
 mod routes;
@@ -46,6 +46,8 @@ enum Command {
     Peers(peers::Peers),
     Routes(routes::Routes),
     Explain(explain::Explain),
+    Drain(drain::Drain),
+    Undrain(drain::Undrain),
     Clean(clean::Clean),
     Demo(demo::Demo),
 }
@@ -114,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Peers(command) => command.run(&mut out),
         Command::Routes(command) => command.run(&mut out),
         Command::Explain(command) => command.run(&mut out),
+        Command::Drain(command) => command.run(&mut out),
+        Command::Undrain(command) => command.run(&mut out),
         Command::Clean(command) => command.run(&mut out),
         Command::Demo(command) => command.run(&mut out).map_err(Error::from),
     };

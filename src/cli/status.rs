@@ -28,6 +28,10 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
     let ready = if status.ready { "ready" } else { "not ready" };
     rows.add_row(["node", &format!("{} (wayleave {}, up {})", status.node, status.version, ago(&status.since))]);
     rows.add_row(["state", &format!("{ready}: {}", status.ready_reason)]);
+    if status.drain.is_leaving() {
+        let until = status.drain.until.as_ref().map(|until| format!(", next step at {until}")).unwrap_or_default();
+        rows.add_row(["drain", &format!("{}{until}", status.drain)]);
+    }
     rows.add_row(["address", &format!("{}, AS {}, router id {}", status.address, status.asn, status.router_id)]);
     rows.add_row(["subnets", &format!("{} of pools {}", list(&status.subnets, ", "), list(&status.pools, ", "))]);
     rows.add_row(["sessions", &list(status.sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ")]);

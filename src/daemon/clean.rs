@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::daemon::node;
+use crate::daemon::{drain, node};
 use crate::io::netlink::query;
 
 /// What was removed, and what could not be.
@@ -42,8 +42,10 @@ pub fn clean(config: &Config) -> io::Result<Done> {
             errors.push(format!("routes: {error}"));
             0
         });
-        let (done, more) = node::tear_down(&config.state_dir).await;
+        let (mut done, more) = node::tear_down(&config.state_dir).await;
         errors.extend(more);
+        // Where it belongs is a wish of its own: only `undrain` takes it back.
+        done.extend(drain::left_behind(&config.state_dir));
         Ok(Done { routes, done, errors })
     })
 }

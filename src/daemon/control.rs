@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Query as Params, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::bgp::session;
 use crate::daemon::peers::{Listed, Request};
 use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
-use crate::daemon::{Handles, time};
+use crate::daemon::{Handles, drain, time};
 use crate::io::netlink::query;
 use crate::net::Prefix;
 use crate::view;
@@ -34,6 +35,8 @@ pub async fn serve(listener: UnixListener, handles: Handles) {
         .route("/v1/peers", get(peers))
         .route("/v1/routes", get(routes))
         .route("/v1/explain", get(explain))
+        .route("/v1/drain", get(drained).post(drain))
+        .route("/v1/undrain", post(undrain))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such thing to ask for"))
         .with_state(handles);
     if let Err(error) = axum::serve(listener, router).await {
@@ -57,9 +60,25 @@ impl Handles {
         asked.await.ok()
     }
 
-    /// Sizes and readiness.
+    /// Sizes and readiness. A node that leaves is not ready, whatever its routes are.
     pub(super) async fn routing_status(&self) -> Option<RoutingStatus> {
-        self.ask(Query::Status).await
+        let mut status = self.ask(Query::Status).await?;
+        let drain = self.drain.borrow();
+        if drain.is_leaving() {
+            status.ready = false;
+            status.ready_reason = drain.to_string();
+        }
+        Some(status)
+    }
+
+    /// Has the drain task do something.
+    async fn order(&self, request: impl FnOnce(oneshot::Sender<view::DrainStatus>) -> drain::Request) -> Response {
+        let (answer, done) = oneshot::channel();
+        let _ = self.drains.send(request(answer)).await;
+        match done.await {
+            Ok(status) => Json(status).into_response(),
+            Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+        }
     }
 
     /// All peers with their numbers.
@@ -130,6 +149,7 @@ async fn status(State(handles): State<Handles>) -> Response {
         subnets: config.network.subnets.clone().unwrap_or_default(),
         ready: routing.ready,
         ready_reason: routing.ready_reason,
+        drain: handles.drain.borrow().clone(),
         sessions,
         rib: routing.rib,
         fib: routing.fib,
@@ -149,8 +169,15 @@ fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
     if let Some(error) = &status.config.error {
         found.push(format!("the last reload was refused: {error}"));
     }
-    for (peer, _) in peers.iter().filter(|(peer, _)| peer.status.state != session::State::Established && !peer.dynamic)
-    {
+    if status.drain.is_leaving() {
+        found.push(format!("the node is {}; `wayleave undrain` brings it back", status.drain));
+    }
+    if let Some(error) = &status.drain.error {
+        found.push(format!("draining, or the end of it, would not survive a restart: {error}"));
+    }
+    // Of a drained node no peer is up, by its own wish.
+    let missed = |peer: &Listed| peer.status.state != session::State::Established && !peer.dynamic;
+    for (peer, _) in peers.iter().filter(|(peer, _)| missed(peer) && status.drain.state != "drained") {
         let why = peer.status.last_error.as_ref().map_or("no connection yet", |(text, _)| text);
         found.push(format!("peer {} is {}: {why}", peer.name, peer.status.state));
     }
@@ -259,4 +286,26 @@ async fn explain(State(handles): State<Handles>, Params(params): Params<ExplainP
         Some(explanation) => Json(*explanation).into_response(),
         None => busy(),
     }
+}
+
+async fn drained(State(handles): State<Handles>) -> Response {
+    Json(handles.drain.borrow().clone()).into_response()
+}
+
+/// Longest wait that can be asked for.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3600);
+
+async fn drain(State(handles): State<Handles>, Json(order): Json<view::DrainOrder>) -> Response {
+    let asked = order.wait.map(Duration::try_from_secs_f64).transpose().ok();
+    let Some(asked) = asked.filter(|wait| wait.is_none_or(|wait| wait <= DRAIN_LIMIT)) else {
+        return refuse(StatusCode::BAD_REQUEST, "wait must be from 0 to an hour");
+    };
+    let wait = asked.unwrap_or(handles.config.borrow().bgp.drain_time);
+    let order = drain::Order { since: time(SystemTime::now()), by: order.by, reason: order.reason };
+    let request = |answer| drain::Request::Drain { wait, explicit: asked.is_some(), order, answer };
+    handles.order(request).await
+}
+
+async fn undrain(State(handles): State<Handles>) -> Response {
+    handles.order(drain::Request::Undrain).await
 }

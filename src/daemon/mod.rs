@@ -5,6 +5,7 @@
 //! | one per peer (`peer`) | session, connections | listener, timers, its socket |
 //! | `peers` | the set of peers, listeners | signals, control socket |
 //! | `routing` | RIB, adj-ribs-out, forwarder | peers, kernel events, FIB writer, queries |
+//! | `drain` | how far the node has left the network | control socket, a timer |
 //! | `node` | tunnel, sysctls, firewall table | kernel events, reload, a timer |
 //! | FIB writer thread | the netlink socket that writes routes | routing |
 //!
@@ -14,6 +15,7 @@
 pub mod clean;
 mod connection;
 mod control;
+pub mod drain;
 mod identity;
 pub mod load;
 mod logging;
@@ -80,6 +82,8 @@ pub fn run(path: &Path) -> Result<(), Fatal> {
 struct Handles {
     routing: mpsc::Sender<routing::Query>,
     peers: mpsc::Sender<peers::Request>,
+    drains: mpsc::Sender<drain::Request>,
+    drain: watch::Receiver<view::DrainStatus>,
     node: watch::Receiver<node::Status>,
     file: watch::Receiver<view::ConfigStatus>,
     metrics: Arc<Metrics>,
@@ -109,6 +113,9 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let (queries, query_queue) = mpsc::channel(REQUESTS);
     let (kicks, kick_queue) = mpsc::channel(1);
     let (node_requests, node_queue) = mpsc::channel(REQUESTS);
+    let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone()).await;
+    let (drain_requests, drain_queue) = mpsc::channel(REQUESTS);
+    let drain_status = drain.subscribe();
     let mut node = node::Node::new(Arc::clone(&config), identity.clone(), inputs.clone());
     let node_status = node.subscribe();
     let tunnel = node.bring_up().await;
@@ -119,9 +126,17 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let node_task = tokio::spawn(node.run(node_queue, kick_queue));
 
     let (peer_requests, peer_queue) = mpsc::channel(REQUESTS);
-    let peers = peers::Peers::new(Arc::clone(&config), identity.clone(), inputs.clone(), Arc::clone(&metrics), adopted)
-        .map_err(|error| Fatal::start("listen", error))?;
+    let peers = peers::Peers::new(
+        Arc::clone(&config),
+        identity.clone(),
+        inputs.clone(),
+        Arc::clone(&metrics),
+        adopted,
+        drain.farewell(),
+    )
+    .map_err(|error| Fatal::start("listen", error))?;
     let peers_task = tokio::spawn(peers.run(peer_queue));
+    let drain_task = tokio::spawn(drain.run(drain_queue, peer_requests.clone()));
 
     let (file, file_status) = watch::channel(view::ConfigStatus {
         file: path.display().to_string(),
@@ -133,6 +148,8 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let handles = Handles {
         routing: queries,
         peers: peer_requests.clone(),
+        drains: drain_requests.clone(),
+        drain: drain_status,
         node: node_status,
         file: file_status,
         metrics: Arc::clone(&metrics),
@@ -154,12 +171,16 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         // These end only on request: anything else is a bug that a supervisor's restart may heal.
         _ = &mut routing_task => Err(Fatal::start("routing task", "ended unexpectedly")),
         _ = peers_task => Err(Fatal::start("peers task", "ended unexpectedly")),
+        _ = drain_task => Err(Fatal::start("drain task", "ended unexpectedly")),
         _ = node_task => Err(Fatal::start("node task", "ended unexpectedly")),
     };
     // Before the sessions end: what that does to the RIB must not reach the kernel.
     routing_task.abort();
     let (done, finished) = oneshot::channel();
-    let graceful = !config.bgp.graceful_restart.is_zero();
+    // Who leaves on purpose doesn't ask to be waited for.
+    let (left, leaves) = oneshot::channel();
+    let leaves = drain_requests.send(drain::Request::Exit(left)).await.is_ok() && leaves.await.unwrap_or_default();
+    let graceful = !config.bgp.graceful_restart.is_zero() && !leaves;
     if peer_requests.send(peers::Request::Exit { graceful, done }).await.is_ok() {
         let _ = finished.await;
     }

@@ -40,6 +40,10 @@ pub enum Command {
     Close(Notification),
     /// The peer is no longer wanted: say so, then end
     Stop(Notification),
+    /// The node is drained: say so, stay idle until [`Command::Open`]
+    Shut(Notification),
+    /// It is drained no more
+    Open,
     /// Our first synchronisation is over: OPENs need no longer say that we have restarted
     Restarted,
     /// The daemon exits but forwarding stays: close without a word (RFC 4724)
@@ -132,6 +136,8 @@ pub struct PeerTask {
     /// The session's last error that `status` has told of
     error_seen: Option<std::time::Instant>,
     stopping: bool,
+    /// There is to be no session
+    shut: bool,
 }
 
 impl PeerTask {
@@ -163,6 +169,7 @@ impl PeerTask {
             metrics,
             error_seen: None,
             stopping: false,
+            shut: false,
         }
     }
 
@@ -223,7 +230,7 @@ impl PeerTask {
                 let mut reset = self.session.update_settings(Instant::now().into_std(), profile.session.clone());
                 reset |= profile.reaches_differently(&self.profile);
                 self.profile = *profile;
-                if reset {
+                if reset && !self.shut {
                     self.handle(Event::Stop(Notification::cease(Cease::ConfigChange)));
                     self.handle(Event::Start);
                 }
@@ -232,6 +239,14 @@ impl PeerTask {
             Command::Stop(notification) => {
                 self.handle(Event::Stop(notification));
                 self.stopping = true;
+            }
+            Command::Shut(notification) => {
+                self.handle(Event::Stop(notification));
+                self.shut = true;
+            }
+            Command::Open => {
+                self.shut = false;
+                self.handle(Event::Start);
             }
             Command::Restarted => self.session.set_restarting(false),
             Command::Abandon => {

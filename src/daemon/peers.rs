@@ -9,21 +9,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, info_span};
 
-use crate::bgp::message::Notification;
+use crate::bgp::message::{Codec, Message, Notification};
 use crate::bgp::rib::PeerId;
 use crate::bgp::session::State;
-use crate::bgp::wire::Cease;
+use crate::bgp::wire::{self, Cease};
 use crate::config::{self, Config, PeerAddress};
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::{Command, PeerTask, Profile, Status};
 use crate::daemon::routing::{Input, NewPeer};
 use crate::daemon::settings;
-use crate::io::tcp::Listener;
+use crate::io::tcp::{self, Listener, StreamOptions};
 use crate::metrics::{Metrics, PeerMetrics};
 use crate::net::Prefix;
 
@@ -44,6 +45,15 @@ pub enum Request {
     List(oneshot::Sender<Vec<Listed>>),
     /// A new configuration is in force
     Reload(Arc<Config>),
+    /// The node is drained: end the sessions with this word, and have no others
+    Shut {
+        /// Who calls is told the same
+        farewell: Notification,
+        /// Answered when they have ended
+        done: oneshot::Sender<()>,
+    },
+    /// It is drained no more
+    Open,
     /// The daemon exits: end the sessions without a word, or with a NOTIFICATION if the peers are
     /// not to keep our routes
     Exit {
@@ -95,17 +105,20 @@ pub struct Peers {
     metrics: Arc<Metrics>,
     next_id: u32,
     restarting: bool,
+    /// The node is drained: there are to be no sessions
+    farewell: Option<Notification>,
 }
 
 impl Peers {
     /// Starts listening; peers start with [`run`](Self::run). `restarting`: tell peers that our
-    /// forwarding state survived (RFC 4724 §4.1).
+    /// forwarding state survived (RFC 4724 §4.1). `farewell`: the node is drained.
     pub fn new(
         config: Arc<Config>,
         identity: Identity,
         routing: mpsc::Sender<Input>,
         metrics: Arc<Metrics>,
         restarting: bool,
+        farewell: Option<Notification>,
     ) -> std::io::Result<Self> {
         let mut listeners = Vec::new();
         for addr in &config.bgp.listen {
@@ -128,6 +141,7 @@ impl Peers {
             metrics,
             next_id: 0,
             restarting,
+            farewell,
         })
     }
 
@@ -146,13 +160,19 @@ impl Peers {
         loop {
             tokio::select! {
                 Some((stream, remote)) = connections.recv() => self.accepted(stream, remote).await,
-                _ = forget.tick() => self.forget_idle().await,
+                // A drained node's peers are idle by its own wish.
+                _ = forget.tick(), if self.farewell.is_none() => self.forget_idle().await,
                 request = requests.recv() => match request {
                     Some(Request::List(answer)) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(self.list());
                     }
                     Some(Request::Reload(config)) => self.reload(config).await,
+                    Some(Request::Shut { farewell, done }) => {
+                        self.shut(farewell).await;
+                        let _ = done.send(());
+                    }
+                    Some(Request::Open) => self.open().await,
                     Some(Request::Exit { graceful, done }) => {
                         self.exit(graceful).await;
                         let _ = done.send(());
@@ -196,6 +216,10 @@ impl Peers {
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (publish, status) = watch::channel(Status::default());
         let metrics = self.metrics.peer(&peer.name);
+        if let Some(farewell) = &self.farewell {
+            // The first that it hears, before it has dialled.
+            let _ = commands.try_send(Command::Shut(farewell.clone()));
+        }
         let new =
             NewPeer { id, name: name.clone(), address, config: Arc::clone(&peer), commands: commands.clone(), dynamic };
         if self.routing.send(Input::Add(Box::new(new))).await.is_err() {
@@ -212,6 +236,15 @@ impl Peers {
 
     async fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
         let address = remote.ip().to_canonical();
+        if let Some(farewell) = &self.farewell {
+            let known = self.known.get(&address).map(|handle| &handle.config);
+            let in_range = || self.ranges.iter().find(|(prefix, _)| prefix.contains(address)).map(|(_, peer)| peer);
+            if let Some(peer) = known.or_else(in_range) {
+                let options = self.profile(address, peer, PeerId::LOCAL).stream;
+                tokio::spawn(refuse(stream, options, farewell.clone()));
+            }
+            return;
+        }
         if !self.known.contains_key(&address) {
             let range = self.ranges.iter().find(|(prefix, _)| prefix.contains(address));
             let Some((prefix, peer)) = range else {
@@ -313,6 +346,28 @@ impl Peers {
         }
     }
 
+    /// Ends all sessions; new ones are refused until [`open`](Self::open).
+    async fn shut(&mut self, farewell: Notification) {
+        for handle in self.known.values() {
+            let _ = handle.commands.send(Command::Shut(farewell.clone())).await;
+        }
+        self.farewell = Some(farewell);
+        let closed = async {
+            for handle in self.known.values_mut() {
+                let _ = handle.status.wait_for(|status| status.state == State::Idle).await;
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, closed).await;
+    }
+
+    async fn open(&mut self) {
+        if self.farewell.take().is_some() {
+            for handle in self.known.values() {
+                let _ = handle.commands.send(Command::Open).await;
+            }
+        }
+    }
+
     fn set_key(&self, peers: Prefix, key: Option<&[u8]>) {
         for listener in &self.listeners {
             if let Err(error) = listener.set_key(peers, key) {
@@ -337,6 +392,21 @@ impl Peers {
         };
         let _ = tokio::time::timeout(GOODBYE, all).await;
     }
+}
+
+/// Tells a peer that calls why there is no session. Cease/2 again rather than Cease/5 (RFC 4486 §4):
+/// what it shows to its operator is the last it heard.
+async fn refuse(mut stream: TcpStream, options: StreamOptions, farewell: Notification) {
+    let mut bytes = Vec::new();
+    wire::encode(&Message::Notification(farewell), &Codec::INITIAL, &mut bytes);
+    let talk = async {
+        tcp::prepare_accepted(&stream, options).map_err(std::io::Error::other)?;
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        // Its OPEN, left unread, would turn the end into a reset that may overtake our words.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(GOODBYE, talk).await;
 }
 
 /// Accepts for ever. An error such as too many open files passes: it is logged and tried again.

@@ -60,6 +60,11 @@ async fn snapshot(handles: &Handles) -> Snapshot {
         devices: procfs::devices().unwrap_or_default(),
         resident_bytes: procfs::resident_bytes().unwrap_or_default(),
         cpu_seconds: procfs::cpu_seconds(),
+        drain: match handles.drain.borrow().state.as_str() {
+            "none" => 0,
+            "draining" => 1,
+            _ => 2,
+        },
         // Every state is there with its zero: an absent series and none in that state look alike.
         sessions: session::State::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect(),
         ..Snapshot::default()

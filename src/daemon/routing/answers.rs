@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::{Query, Routing, next_hop};
-use crate::bgp::attrs::{Attrs, Origin};
+use crate::bgp::attrs::{Attrs, Community, Origin};
 use crate::bgp::policy::Reject;
 use crate::bgp::rib::{Explained, PeerId, Verdict};
+use crate::daemon::drain::Stage;
 use crate::forward::{Encap, Hop, Target};
 use crate::io::netlink::query::Lookup;
 use crate::net::Prefix;
@@ -336,6 +337,18 @@ impl Routing {
             story.push(format!(
                 "{prefix} is a subnet of this node: containers have longer routes, what none has is dropped."
             ));
+        }
+        let leaves = Community::GRACEFUL_SHUTDOWN.to_string();
+        let used = explanation.candidates.iter().find(|route| route.best);
+        if used.is_some_and(|route| route.from != "local" && route.communities.contains(&leaves)) {
+            story.push(
+                "The path in use is about to go away (graceful shutdown, RFC 8326); none better is known.".to_owned(),
+            );
+        }
+        if self.stage == Stage::Closed {
+            story.push(
+                "The node is drained: what it learned stays as it was, so that what runs here can send.".to_owned(),
+            );
         }
         if !self.config.kernel.install {
             story.push("Routes are not written to the kernel: kernel.install = false.".to_owned());

@@ -6,6 +6,7 @@
 //! whoever is slow finds the newest state when ready.
 
 mod answers;
+mod drain;
 mod kernel;
 mod outbound;
 mod sync;
@@ -31,6 +32,7 @@ use crate::bgp::policy;
 use crate::bgp::rib::{Change, PeerId, Rib};
 use crate::bgp::session::Negotiated;
 use crate::config::{self, Config};
+use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::Command;
 use crate::daemon::{Fatal, settings};
@@ -80,6 +82,8 @@ pub enum Input {
     Down { peer: PeerId, restart: Option<Duration> },
     /// A new configuration is in force
     Reload(Arc<Config>),
+    /// The node leaves the network, or comes back; answered once all peers that are up have been told
+    Drain { stage: Stage, told: oneshot::Sender<()> },
     /// The tunnel device is there with this index, or is not
     Tunnel(Option<u32>),
 }
@@ -131,6 +135,7 @@ struct Peer {
     address: IpAddr,
     config: Arc<config::Peer>,
     commands: mpsc::Sender<Command>,
+    dynamic: bool,
     session: Option<Established>,
     /// Its stale routes go at this instant
     restart_until: Option<Instant>,
@@ -156,6 +161,10 @@ pub struct Routing {
     /// A former run left routes: they are not touched before the first synchronisation
     adopted: bool,
     tunnel: Option<u32>,
+    /// How far the node has left the network
+    stage: Stage,
+    /// Waits for peers to be told of it
+    told: Option<oneshot::Sender<()>>,
     /// When the oldest UPDATE was read that is not yet handed to the writer
     oldest: Option<Instant>,
     /// The same for each batch under way
@@ -216,6 +225,8 @@ impl Routing {
             sync: Sync::new(now.into_std()),
             adopted,
             tunnel,
+            stage: Stage::Present,
+            told: None,
             oldest: None,
             under_way: VecDeque::new(),
             refusals: BTreeMap::new(),
@@ -276,6 +287,8 @@ impl Routing {
             Input::Configure { peer, config } => self.configure(peer, config),
             Input::Remove { peer } => {
                 self.down(peer, None);
+                // Also what a drained node keeps.
+                self.rib.peer_down(peer);
                 self.peers.remove(&peer);
                 self.sync.remove(peer);
             }
@@ -285,6 +298,7 @@ impl Routing {
             Input::Refresh { peer, refresh } => self.refresh(peer, refresh),
             Input::Down { peer, restart } => self.down(peer, restart),
             Input::Reload(config) => self.reload(config),
+            Input::Drain { stage, told } => self.drain(stage, told),
             Input::Tunnel(device) => {
                 self.tunnel = device;
                 self.forwarder.configure(settings::forwarding(&self.config, device));
@@ -297,7 +311,7 @@ impl Routing {
     fn add(&mut self, new: NewPeer) {
         let NewPeer { id, name, address, config, commands, dynamic } = new;
         self.sync.add(id, Instant::now().into_std(), config.passive, dynamic);
-        self.peers.insert(id, Peer { name, address, config, commands, session: None, restart_until: None });
+        self.peers.insert(id, Peer { name, address, config, commands, dynamic, session: None, restart_until: None });
     }
 
     fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
@@ -342,7 +356,8 @@ impl Routing {
         let peer = self.peers.get(&id)?;
         let next_hops = PerFamily::from_fn(|family| self.forwarder.address_beside(local, family));
         let ends_ipip = self.tunnel.is_some();
-        Some(settings::export(&self.config, &self.identity, &peer.config, negotiated, next_hops, ends_ipip))
+        let settings = settings::export(&self.config, &self.identity, &peer.config, negotiated, next_hops, ends_ipip);
+        Some(settings::leaving(settings, self.stage))
     }
 
     fn updates(&mut self, id: PeerId, at: Instant, updates: &[Update]) {
@@ -403,6 +418,8 @@ impl Routing {
         }
         let keep = session.as_ref().and_then(|session| session.negotiated.graceful_restart.as_ref());
         match (restart, keep) {
+            // Until the node comes back, what still runs on it sends where it did (`drain`).
+            _ if self.stage == Stage::Closed => self.rib.peer_restarts(id, PerFamily::new(true, true)),
             (Some(time), Some(keep)) => {
                 // A second failure doesn't prolong what is stale since the first.
                 let until = former.unwrap_or_else(|| Instant::now() + time);
@@ -539,6 +556,11 @@ impl Routing {
             self.oldest = None;
         }
         self.tell_of_missing_tunnel();
+        self.tell_of_telling();
+        if self.stage == Stage::Closed {
+            // Nothing is heard of peers: neither is anything complete, nor has anything gone.
+            return;
+        }
         let written = self.ends.ops.is_none() || self.forwarder.is_written();
         let reached = self.sync.advance(now.into_std(), written);
         if reached.ready {

@@ -221,6 +221,11 @@ impl Outbound {
         }
     }
 
+    /// Whether every member has been handed all that it is to get.
+    pub fn is_told(&self) -> bool {
+        self.members.values().all(|member| !member.waiting)
+    }
+
     /// Prefixes that a member is sent.
     pub fn advertised(&self, id: PeerId) -> usize {
         self.group_of(id).map_or(0, |group| group.advertised(id))

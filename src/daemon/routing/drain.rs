@@ -1,0 +1,50 @@
+//! Leaving the network and coming back, as far as routes go.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Routing;
+use super::sync::Sync;
+use crate::daemon::drain::Stage;
+
+/// How long routes from before the drain wait at least for a peer that doesn't come back.
+const RETURN_LIMIT: Duration = Duration::from_secs(30);
+
+impl Routing {
+    /// Peers see another stage of our leaving; `told` is answered once all that are up know of it.
+    pub(super) fn drain(&mut self, stage: Stage, told: oneshot::Sender<()>) {
+        let former = std::mem::replace(&mut self.stage, stage);
+        self.told = Some(told);
+        self.regroup();
+        if former == Stage::Closed && stage == Stage::Present {
+            self.come_back();
+        }
+    }
+
+    /// As after a start: what was kept stays until peers have sent all again, or don't come.
+    fn come_back(&mut self) {
+        let now = Instant::now();
+        self.sync = Sync::new(now.into_std());
+        let until = now + RETURN_LIMIT.max(self.config.bgp.graceful_restart);
+        for (id, peer) in &mut self.peers {
+            self.sync.add(*id, now.into_std(), peer.config.passive, peer.dynamic);
+            if self.rib.counters(*id).is_some_and(|counters| counters.stale > 0) {
+                peer.restart_until = Some(until);
+                self.restarts.insert((until, *id));
+            }
+        }
+        self.sync.gathered();
+    }
+
+    /// Answers whoever waits for peers to be told.
+    pub(super) fn tell_of_telling(&mut self) {
+        if self.outbound.is_told()
+            && let Some(told) = self.told.take()
+        {
+            // Another stage may have begun meanwhile, then nobody waits for this one.
+            let _ = told.send(());
+        }
+    }
+}
