@@ -125,8 +125,6 @@ impl Told {
 
 /// Who types: behind sudo the person, not root.
 fn operator() -> Option<String> {
-    ["SUDO_USER", "USER", "LOGNAME"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok())
-        .filter(|name| !name.is_empty())
+    let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(named)
 }

@@ -172,7 +172,11 @@ impl Peers {
                         self.shut(farewell).await;
                         let _ = done.send(());
                     }
-                    Some(Request::Open) => self.open().await,
+                    Some(Request::Open) => {
+                        self.open().await;
+                        // Who was kept away gets its time to call.
+                        forget.reset();
+                    }
                     Some(Request::Exit { graceful, done }) => {
                         self.exit(graceful).await;
                         let _ = done.send(());

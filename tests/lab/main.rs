@@ -13,6 +13,7 @@
 mod bird;
 mod config;
 mod demo;
+mod drain;
 mod ecmp;
 mod frr;
 mod harness;

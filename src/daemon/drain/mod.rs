@@ -251,14 +251,14 @@ impl Drain {
     fn publish(&self) {
         let stage = self.phases.stage();
         let leaving = stage != Stage::Present;
-        let state = match (leaving, self.done) {
+        let word = match (leaving, self.done) {
             (false, _) => "none",
             (true, false) => "draining",
             (true, true) => "drained",
         };
         let order = if leaving { self.order.clone() } else { Order::default() };
         self.status.send_replace(DrainStatus {
-            state: state.to_owned(),
+            state: word.to_owned(),
             stage: (leaving && !self.done).then(|| stage.name().to_owned()),
             since: leaving.then_some(order.since),
             until: self.until(),
@@ -310,7 +310,7 @@ async fn told(hears: &mut Option<oneshot::Receiver<()>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]
@@ -410,7 +410,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_restart_changes_nothing() {
-        let mut scene = scene(tempfile::tempdir().unwrap()).await;
+        let scene = scene(tempfile::tempdir().unwrap()).await;
         scene.drain(3600, false).await;
         let until = scene.status.borrow().until.clone();
         let mut scene = scene.killed().await;

@@ -329,6 +329,11 @@ impl Routing {
     /// What a person should know besides the numbers.
     fn story(&self, explanation: &view::Explanation, kernel: Option<&Lookup>) -> Vec<String> {
         let mut story = Vec::new();
+        if self.stage == Stage::Closed {
+            story.push(
+                "The node is drained: what it learned stays as it was, so that what runs here can send.".to_owned(),
+            );
+        }
         let Some(prefix) = explanation.prefix else {
             story.push("BGP has no usable route to it; the kernel's other routes decide.".to_owned());
             return story;
@@ -343,11 +348,6 @@ impl Routing {
         if used.is_some_and(|route| route.from != "local" && route.communities.contains(&leaves)) {
             story.push(
                 "The path in use is about to go away (graceful shutdown, RFC 8326); none better is known.".to_owned(),
-            );
-        }
-        if self.stage == Stage::Closed {
-            story.push(
-                "The node is drained: what it learned stays as it was, so that what runs here can send.".to_owned(),
             );
         }
         if !self.config.kernel.install {

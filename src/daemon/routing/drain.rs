@@ -9,7 +9,7 @@ use super::Routing;
 use super::sync::Sync;
 use crate::daemon::drain::Stage;
 
-/// How long routes from before the drain wait at least for a peer that doesn't come back.
+/// How long routes from before the drain wait for their peer to send them again.
 const RETURN_LIMIT: Duration = Duration::from_secs(30);
 
 impl Routing {
@@ -27,7 +27,7 @@ impl Routing {
     fn come_back(&mut self) {
         let now = Instant::now();
         self.sync = Sync::new(now.into_std());
-        let until = now + RETURN_LIMIT.max(self.config.bgp.graceful_restart);
+        let until = now + RETURN_LIMIT;
         for (id, peer) in &mut self.peers {
             self.sync.add(*id, now.into_std(), peer.config.passive, peer.dynamic);
             if self.rib.counters(*id).is_some_and(|counters| counters.stale > 0) {

@@ -137,6 +137,8 @@ struct Peer {
     commands: mpsc::Sender<Command>,
     dynamic: bool,
     session: Option<Established>,
+    /// Its routes were kept because we left, not because it did
+    kept: bool,
     /// Its stale routes go at this instant
     restart_until: Option<Instant>,
 }
@@ -311,7 +313,7 @@ impl Routing {
     fn add(&mut self, new: NewPeer) {
         let NewPeer { id, name, address, config, commands, dynamic } = new;
         self.sync.add(id, Instant::now().into_std(), config.passive, dynamic);
-        self.peers.insert(id, Peer { name, address, config, commands, dynamic, session: None, restart_until: None });
+        self.peers.insert(id, Peer { name, address, config, commands, dynamic, session: None, kept: false, restart_until: None });
     }
 
     fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
@@ -332,7 +334,8 @@ impl Routing {
         let preserved = |family: Family| {
             restart.is_some_and(|restart| restart.families.iter().any(|(f, preserved)| *f == family && *preserved))
         };
-        let lost: Vec<Family> = Family::ALL.into_iter().filter(|family| !preserved(*family)).collect();
+        let kept = std::mem::take(&mut peer.kept);
+        let lost: Vec<Family> = Family::ALL.into_iter().filter(|family| !kept && !preserved(*family)).collect();
         let export = self.export_settings(id, &negotiated, local);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.session = Some(Established { negotiated, local });
@@ -419,7 +422,10 @@ impl Routing {
         let keep = session.as_ref().and_then(|session| session.negotiated.graceful_restart.as_ref());
         match (restart, keep) {
             // Until the node comes back, what still runs on it sends where it did (`drain`).
-            _ if self.stage == Stage::Closed => self.rib.peer_restarts(id, PerFamily::new(true, true)),
+            _ if self.stage == Stage::Closed => {
+                peer.kept = true;
+                self.rib.peer_restarts(id, PerFamily::new(true, true));
+            }
             (Some(time), Some(keep)) => {
                 // A second failure doesn't prolong what is stale since the first.
                 let until = former.unwrap_or_else(|| Instant::now() + time);

@@ -79,6 +79,11 @@ impl Bird {
         text.split_whitespace().skip_while(|word| *word != "ready.").nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

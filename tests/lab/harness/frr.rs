@@ -75,6 +75,11 @@ impl Frr {
         serde_json::from_str(&self.vtysh(&format!("{command} json"))).unwrap_or(Value::Null)
     }
 
+    /// What bgpd has logged.
+    pub fn log(&self) -> String {
+        self.bgpd.log()
+    }
+
     /// Whether the session with this neighbour is up.
     pub fn established(&self, neighbor: &str) -> bool {
         self.json(&format!("show bgp neighbors {neighbor}"))[neighbor]["bgpState"] == "Established"

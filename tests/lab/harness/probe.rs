@@ -99,6 +99,34 @@ impl Probe {
     }
 }
 
+/// Answers packets of a probe at one more place that has its target: anycast.
+pub struct Echo {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    /// Answers at `address` of `space` until it is dropped.
+    pub fn start(space: &Netns, address: &str) -> Self {
+        let address: IpAddr = address.parse().unwrap();
+        let socket = space.run(|| bound(|| UdpSocket::bind(SocketAddr::new(address, PORT))));
+        socket.set_read_timeout(Some(LOOK)).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || answer(&socket, &over)
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 fn account(sent: u32, answers: &[u32]) -> Report {
     let mut came = vec![false; sent as usize];
     for number in answers {
