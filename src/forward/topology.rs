@@ -114,10 +114,9 @@ impl Topology {
             KernelEvent::AddressGone(address) => self.remove_address(address),
             KernelEvent::Route(route) => (self.set_route(route), None),
             KernelEvent::RouteGone(route) => (self.remove_route(&route), None),
-            KernelEvent::Own(..)
-            | KernelEvent::OwnGone(..)
-            | KernelEvent::Nexthop(_)
-            | KernelEvent::NexthopGone(_) => (Affected::Nothing, None),
+            KernelEvent::Own(..) | KernelEvent::OwnGone(..) | KernelEvent::Nexthop(_) | KernelEvent::NexthopGone(_) => {
+                (Affected::Nothing, None)
+            }
         }
     }
 

@@ -380,9 +380,8 @@ fn agrees(prefix: Option<Prefix>, wanted: Option<&Target>, actual: Option<&Targe
     }
     let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
     match (wanted, kernel) {
-        (Target::Blackhole, _) => true,
+        (Target::Blackhole, _) | (Target::Object(_), Some(_)) => true,
         (Target::Via(_) | Target::Object(_), None) => false,
-        (Target::Object(_), Some(_)) => true,
         (Target::Via(hops), Some(lookup)) => {
             // A longer route, such as one to a container, has its own right.
             let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());

@@ -313,7 +313,10 @@ impl Routing {
     fn add(&mut self, new: NewPeer) {
         let NewPeer { id, name, address, config, commands, dynamic } = new;
         self.sync.add(id, Instant::now().into_std(), config.passive, dynamic);
-        self.peers.insert(id, Peer { name, address, config, commands, dynamic, session: None, kept: false, restart_until: None });
+        self.peers.insert(
+            id,
+            Peer { name, address, config, commands, dynamic, session: None, kept: false, restart_until: None },
+        );
     }
 
     fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
