@@ -12,7 +12,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use wayleave::bgp::attrs::{AsPath, Attrs, Community, SegmentKind};
 use wayleave::bgp::message::{Codec, Reach, Update};
 use wayleave::bgp::policy::{Export, ExportScope, Import, ImportScope, Node};
-use wayleave::bgp::rib::{Change, ExportSettings, Group, PeerId, PeerInfo, Rib};
+use wayleave::bgp::rib::{Change, ExportSettings, Group, PeerId, PeerInfo, Rib, Selection};
 use wayleave::net::{Asn, PerFamily, Prefix};
 
 const ROUTES: u32 = 100_000;
@@ -81,7 +81,9 @@ fn load(rib: &mut Rib, n: u8, feed: &[Update]) -> Vec<Change> {
 }
 
 fn decide(rib: &mut Rib) -> Vec<Change> {
-    rib.decide(&|_, _| Some(0), 1)
+    let mut changes = Vec::new();
+    rib.decide(&|_, _| Some(0), Selection { multipath: 1, backups: true }, usize::MAX, &mut changes);
+    changes
 }
 
 fn with_peers() -> Rib {
@@ -150,7 +152,13 @@ fn table(c: &mut Criterion) {
         let changes = load(&mut rib, 1, &one);
         let back: Vec<Change> = changes
             .iter()
-            .map(|c| Change { was: c.now.clone(), now: None, prefix: c.prefix, hops: smallvec::SmallVec::new() })
+            .map(|c| Change {
+                was: c.now.clone(),
+                now: None,
+                prefix: c.prefix,
+                hops: smallvec::SmallVec::new(),
+                backup: smallvec::SmallVec::new(),
+            })
             .collect();
         bench.bench_function(name, |b| {
             b.iter_custom(|times| {

@@ -159,10 +159,7 @@ fn keep_lowest_meds(candidates: &mut Candidates<'_>, lost: &mut impl FnMut(&Cand
 
 /// The members of the multipath set among candidates of equal cost, best first: at most `limit`,
 /// each by another way. Two reflectors that show the same next hop make no second path.
-pub(super) fn multipath<'a, 'b>(
-    equal: &'b [Candidate<'a>],
-    limit: usize,
-) -> impl Iterator<Item = &'b Candidate<'a>> + use<'a, 'b> {
+pub(super) fn multipath<'a>(equal: &[Candidate<'a>], limit: usize) -> Candidates<'a> {
     let limit = match equal {
         // Nothing is balanced over what this node announces itself.
         [best, ..] if best.source.kind != Kind::Local => limit.max(1),
@@ -172,5 +169,22 @@ pub(super) fn multipath<'a, 'b>(
         let way = |c: &Candidate<'_>| (c.attrs.next_hop, c.attrs.link_local, c.attrs.ends_ipip());
         equal.get(i).is_some_and(|c| !equal.iter().take(i).any(|earlier| way(earlier) == way(c)))
     };
-    equal.iter().enumerate().filter(move |(i, _)| *i == 0 || new_way(*i)).map(|(_, c)| c).take(limit)
+    equal.iter().enumerate().filter(move |(i, _)| *i == 0 || new_way(*i)).map(|(_, c)| *c).take(limit).collect()
+}
+
+/// What the decision would choose without `hops`: among candidates with other next hops, so that the
+/// failure of a next hop is covered as well as that of a peer; among all others where there are none.
+pub(super) fn backup<'a>(all: &[Candidate<'a>], hops: &[Candidate<'a>], limit: usize) -> Candidates<'a> {
+    // What this node announces itself doesn't fail.
+    if hops.first().is_none_or(|best| best.source.kind == Kind::Local) {
+        return Candidates::new();
+    }
+    let chosen = |c: &Candidate<'_>| hops.iter().any(|hop| hop.source.peer == c.source.peer);
+    let same_hop = |c: &Candidate<'_>| hops.iter().any(|hop| hop.attrs.next_hop == c.attrs.next_hop);
+    let mut left: Candidates<'_> = all.iter().filter(|c| !chosen(c)).copied().collect();
+    if !left.iter().all(same_hop) {
+        left.retain(|c| !same_hop(c));
+    }
+    elect(&mut left, &mut |_, _| {});
+    multipath(&left, limit)
 }

@@ -63,7 +63,7 @@ impl Rib {
         let all = equal.clone();
         let mut lost = Vec::new();
         decision::elect(&mut equal, &mut |c, step| lost.push((c.source.peer, step)));
-        let used: Vec<PeerId> = decision::multipath(&equal, multipath).map(|c| c.source.peer).collect();
+        let used: Vec<PeerId> = decision::multipath(&equal, multipath).iter().map(|c| c.source.peer).collect();
         let find = |peer: PeerId| all.iter().find(|c| c.source.peer == peer);
         let best = equal.first();
 
@@ -97,7 +97,7 @@ impl Rib {
                     (Verdict::Unresolvable, _, _) => format!("no way to its next hop {}", attrs.next_hop),
                     _ => verdict.to_string(),
                 };
-                Explained { peer: path.peer, attrs: attrs.clone(), stale: path.stale, verdict, text }
+                Explained { peer: path.peer, attrs: attrs.clone(), stale: path.is_stale(), verdict, text }
             })
             .collect();
         explained.sort_by_key(|e| {

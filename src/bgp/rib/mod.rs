@@ -26,6 +26,7 @@ pub use group::{Drained, Group};
 pub use pack::{Audience, Chunk};
 pub use peers::{Counters, Outcome, PeerInfo};
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ use crate::net::{Family, Prefix};
 use decision::{Candidate, Candidates};
 use interner::Interner;
 use peers::Peer;
-use table::{Entry, Slot, Table};
+use table::{Entry, More, Slot, Table};
 
 /// Handle of a peer, given by the caller; never used again for another peer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -97,7 +98,26 @@ impl PartialEq for Selected {
 
 impl Eq for Selected {}
 
-/// What a decision changed for one prefix: its best path, its multipath set, or both.
+/// A path that traffic takes, or would take if others failed.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Whose it is
+    pub peer: PeerId,
+    /// Its attributes, after import policy
+    pub attrs: Arc<Attrs>,
+}
+
+/// Attributes are interned: the same allocation or not equal.
+impl PartialEq for Chosen {
+    fn eq(&self, other: &Self) -> bool {
+        self.peer == other.peer && Arc::ptr_eq(&self.attrs, &other.attrs)
+    }
+}
+
+impl Eq for Chosen {}
+
+/// What a decision changed for one prefix: its best path, its multipath set, its backup, or several
+/// of them.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The prefix
@@ -107,13 +127,38 @@ pub struct Change {
     /// Best path now; none: there is no route any more
     pub now: Option<Selected>,
     /// The multipath set now, best first; one path unless multipath is on and others are as good
-    pub hops: SmallVec<[Arc<Attrs>; 1]>,
+    pub hops: SmallVec<[Chosen; 1]>,
+    /// What would be chosen if `hops` failed, best first: from paths with none of its next hops where
+    /// there are any, else from all others. Empty where nothing is left, where backups are not wanted,
+    /// and for what this node announces itself
+    pub backup: SmallVec<[Chosen; 1]>,
+}
+
+/// What a decision chooses for each prefix.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Selection {
+    /// Most members of a multipath set, 1 for none
+    pub multipath: usize,
+    /// Whether to choose a backup too
+    pub backups: bool,
 }
 
 /// Metric to the next hop of a path to a prefix, `None` if it can't be reached.
 ///
 /// The prefix may matter only where it holds the next hop: a route does not lead to itself.
 pub type NextHops<'a> = &'a dyn Fn(&Prefix, &Attrs) -> Option<u32>;
+
+/// Since when a path waits to be sent again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Age {
+    /// It does not
+    #[default]
+    Fresh,
+    /// Since the last restart or refresh of its peer
+    Stale,
+    /// Since an earlier restart
+    Older,
+}
 
 /// A path as a peer sent it.
 #[derive(Clone, Debug)]
@@ -123,7 +168,7 @@ pub struct Path {
     peer: PeerId,
     /// Says nothing where `imported` is there
     reject: Reject,
-    stale: bool,
+    age: Age,
 }
 
 impl Path {
@@ -144,7 +189,7 @@ impl Path {
 
     /// Whether it is kept from before a restart or refresh and was not sent again yet.
     pub fn is_stale(&self) -> bool {
-        self.stale
+        self.age != Age::Fresh
     }
 
     fn new(peer: PeerId, raw: Arc<Attrs>, imported: Result<Arc<Attrs>, Reject>) -> Self {
@@ -152,7 +197,7 @@ impl Path {
             Ok(attrs) => (Some(attrs), Reject::PolicyNone),
             Err(reject) => (None, reject),
         };
-        Self { raw, imported, peer, reject, stale: false }
+        Self { raw, imported, peer, reject, age: Age::Fresh }
     }
 
     fn same_import(&self, other: &Self) -> bool {
@@ -172,7 +217,9 @@ pub struct View<'a> {
     /// Best path, as of the last decision
     pub best: Option<Selected>,
     /// The multipath set, best first
-    pub hops: &'a [Arc<Attrs>],
+    pub hops: SmallVec<[Chosen; 1]>,
+    /// What would be chosen if it failed
+    pub backup: &'a [Chosen],
     /// All paths, one a peer, in no particular order
     pub paths: &'a [Path],
 }
@@ -199,7 +246,7 @@ pub struct Rib {
     interner: Interner,
     peers: HashMap<PeerId, Peer, RandomState>,
     /// Entries with their `dirty` mark, in the order they got it
-    dirty: Vec<Slot>,
+    dirty: VecDeque<Slot>,
     /// Peers that changed their identity or went away since the last decision
     settling: Vec<PeerId>,
     /// Paths, kept up with every change
@@ -223,7 +270,7 @@ impl Rib {
             table: Table::new(),
             interner: Interner::new(),
             peers: HashMap::default(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             settling: Vec::new(),
             paths: 0,
             selected: [0; 2],
@@ -279,21 +326,20 @@ impl Rib {
         }
     }
 
-    /// How many prefixes wait for a decision.
-    pub fn dirty(&self) -> usize {
-        self.dirty.len()
+    /// Whether no prefix waits for a decision.
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
     }
 
-    /// Decides for all prefixes that wait; what changed, each prefix once. `multipath` is the
-    /// most members of a multipath set, 1 for none.
-    pub fn decide(&mut self, next_hops: NextHops<'_>, multipath: usize) -> Vec<Change> {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        let mut changes = Vec::with_capacity(dirty.len());
+    /// Decides for prefixes that wait, about `limit` at most, and appends what changed to `changes`,
+    /// each prefix once. Call it until the table [is settled](Self::is_settled).
+    pub fn decide(&mut self, next_hops: NextHops<'_>, selection: Selection, limit: usize, changes: &mut Vec<Change>) {
         let mut metrics = Metrics::new(next_hops);
-        for slot in dirty.drain(..) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..dirty.len().min(limit)) {
             let Some(entry) = self.table.get_mut(slot) else { continue };
             entry.dirty = false;
-            if let Some(change) = reselect(entry, &self.peers, &mut metrics, multipath) {
+            if let Some(change) = reselect(entry, &self.peers, &mut metrics, selection) {
                 let selected = &mut self.selected[change.prefix.family() as usize];
                 *selected = *selected + usize::from(change.now.is_some()) - usize::from(change.was.is_some());
                 changes.push(change);
@@ -302,16 +348,14 @@ impl Rib {
                 self.table.remove(slot);
             }
         }
-        // Keep the room for the next batch, unless this one was exceptional.
-        if dirty.capacity() <= 1 << 16 {
-            self.dirty = dirty;
+        self.dirty = dirty;
+        if self.dirty.is_empty() {
+            self.settle();
         }
-        self.settle();
         if self.removed > self.interner.len() {
             self.interner.purge();
             self.removed = 0;
         }
-        changes
     }
 
     /// What the table holds for a prefix.
@@ -321,7 +365,13 @@ impl Rib {
     }
 
     fn view_of<'a>(&self, entry: &'a Entry) -> View<'a> {
-        View { prefix: entry.prefix, best: self.selected(entry), hops: entry.hops(), paths: &entry.paths }
+        View {
+            prefix: entry.prefix,
+            best: self.selected(entry),
+            hops: entry.hops(),
+            backup: entry.backup(),
+            paths: &entry.paths,
+        }
     }
 
     /// The best path of an entry as of the last decision.
@@ -394,10 +444,10 @@ impl Rib {
 }
 
 /// Marks an entry for the next decision.
-fn touch(entry: &mut Entry, slot: Slot, dirty: &mut Vec<Slot>) {
+fn touch(entry: &mut Entry, slot: Slot, dirty: &mut VecDeque<Slot>) {
     if !entry.dirty {
         entry.dirty = true;
-        dirty.push(slot);
+        dirty.push_back(slot);
     }
 }
 
@@ -441,34 +491,37 @@ fn reselect(
     entry: &mut Entry,
     peers: &HashMap<PeerId, Peer, RandomState>,
     metrics: &mut Metrics<'_>,
-    multipath: usize,
+    selection: Selection,
 ) -> Option<Change> {
     let prefix = entry.prefix;
     let metric = &mut |attrs: &Arc<Attrs>| metrics.of(&prefix, attrs);
-    let chosen = |c: &Candidate<'_>| Selected { source: c.source, attrs: c.attrs.clone() };
-    let (now, hops): (_, SmallVec<[Arc<Attrs>; 1]>) = match &entry.paths[..] {
+    let select = |c: &Candidate<'_>| Selected { source: c.source, attrs: c.attrs.clone() };
+    let choose = |c: &Candidate<'_>| Chosen { peer: c.source.peer, attrs: c.attrs.clone() };
+    let (now, hops, backup): (_, SmallVec<[Chosen; 1]>, SmallVec<[Chosen; 1]>) = match &entry.paths[..] {
         // The usual case needs no election.
         [only] => {
-            let now = candidate(only, peers, metric).as_ref().map(chosen);
-            let hops = now.iter().map(|s| s.attrs.clone()).collect();
-            (now, hops)
+            let now = candidate(only, peers, metric);
+            (now.as_ref().map(select), now.iter().map(choose).collect(), SmallVec::new())
         }
         paths => {
-            let mut equal = candidates(paths, peers, metric);
+            let all = candidates(paths, peers, metric);
+            let mut equal = all.clone();
             decision::elect(&mut equal, &mut |_, _| {});
-            let hops = decision::multipath(&equal, multipath).map(|c| c.attrs.clone()).collect();
-            (equal.first().map(chosen), hops)
+            let hops = decision::multipath(&equal, selection.multipath);
+            let rest =
+                if selection.backups { decision::backup(&all, &hops, selection.multipath) } else { SmallVec::new() };
+            (equal.first().map(select), hops.iter().map(choose).collect(), rest.iter().map(choose).collect())
         }
     };
     let was = selected(entry, peers);
-    let same_hops = hops.len() == entry.hops().len() && hops.iter().zip(entry.hops()).all(|(a, b)| Arc::ptr_eq(a, b));
-    if was == now && same_hops {
+    if was == now && hops == entry.hops() && backup[..] == *entry.backup() {
         return None;
     }
     entry.best_peer = now.as_ref().map_or(PeerId::LOCAL, |s| s.source.peer);
     entry.best = now.as_ref().map(|s| s.attrs.clone());
-    entry.more = (hops.len() > 1).then(|| Box::new(hops.iter().cloned().collect()));
-    Some(Change { prefix: entry.prefix, was, now, hops })
+    entry.more =
+        (hops.len() > 1 || !backup.is_empty()).then(|| Box::new(More { hops: hops.to_vec(), backup: backup.to_vec() }));
+    Some(Change { prefix: entry.prefix, was, now, hops, backup })
 }
 
 /// Metrics of next hops during one decision: one question for each attribute set.

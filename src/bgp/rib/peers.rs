@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::interner::Interner;
-use super::{Kind, Path, PeerId, Rib, Source, touch};
+use super::{Age, Kind, Path, PeerId, Rib, Source, touch};
 use crate::bgp::attrs::Attrs;
 use crate::bgp::message::Update;
 use crate::bgp::policy::{Edit, Import, Reject, Sender};
@@ -67,7 +67,7 @@ pub struct Counters {
 impl Counters {
     fn add(&mut self, path: &Path) {
         self.received += 1;
-        self.stale += usize::from(path.stale);
+        self.stale += usize::from(path.is_stale());
         match path.imported() {
             Ok(_) => self.accepted += 1,
             Err(reject) => self.rejected[reject as usize] += 1,
@@ -76,7 +76,7 @@ impl Counters {
 
     fn sub(&mut self, path: &Path) {
         self.received -= 1;
-        self.stale -= usize::from(path.stale);
+        self.stale -= usize::from(path.is_stale());
         match path.imported() {
             Ok(_) => self.accepted -= 1,
             Err(reject) => self.rejected[reject as usize] -= 1,
@@ -158,12 +158,20 @@ impl Rib {
     /// stay as stale, all others go.
     ///
     /// Deviation: the RFC deletes what was stale already when a peer fails again before it has sent
-    /// its routes again. It keeps forwarding all the same, and two sessions that collide are enough
-    /// for it; so these stay too, and the caller lets their first deadline stand.
+    /// its routes again. It keeps forwarding all the same; so these stay too, until
+    /// [`sweep_older`](Self::sweep_older) at the end of the time that the first failure gave them.
     pub fn peer_restarts(&mut self, id: PeerId, keep: PerFamily<bool>) {
         self.remove_paths(id, |prefix, _| !keep[prefix.family()]);
-        for family in Family::ALL {
-            self.mark_stale(id, family);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            for (_, entry) in self.table.iter_mut() {
+                let Some(path) = entry.paths.iter_mut().find(|p| p.peer == id) else { continue };
+                if path.age == Age::Fresh {
+                    peer.counters.stale += 1;
+                    path.age = Age::Stale;
+                } else {
+                    path.age = Age::Older;
+                }
+            }
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.up = false;
@@ -177,8 +185,8 @@ impl Rib {
     pub fn mark_stale(&mut self, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         for (_, entry) in self.table.iter_mut().filter(|(_, entry)| entry.prefix.family() == family) {
-            if let Some(path) = entry.paths.iter_mut().find(|p| p.peer == id && !p.stale) {
-                path.stale = true;
+            if let Some(path) = entry.paths.iter_mut().find(|p| p.peer == id && p.age == Age::Fresh) {
+                path.age = Age::Stale;
                 peer.counters.stale += 1;
             }
         }
@@ -187,10 +195,19 @@ impl Rib {
     /// Paths of a family that are still stale go: End-of-RIB after a restart (RFC 4724 §4.2), the
     /// end of a refresh (RFC 7313 §4), or their time is over. How many went.
     pub fn sweep_stale(&mut self, id: PeerId, family: Family) -> usize {
+        self.sweep(id, |prefix, path| path.is_stale() && prefix.family() == family)
+    }
+
+    /// Paths that are stale since before the last restart go: their time is over. How many went.
+    pub fn sweep_older(&mut self, id: PeerId) -> usize {
+        self.sweep(id, |_, path| path.age == Age::Older)
+    }
+
+    fn sweep(&mut self, id: PeerId, which: impl Fn(&Prefix, &Path) -> bool) -> usize {
         if self.peers.get(&id).is_none_or(|peer| peer.counters.stale == 0) {
             return 0;
         }
-        let swept = self.remove_paths(id, |prefix, path| path.stale && prefix.family() == family);
+        let swept = self.remove_paths(id, which);
         if let Some(peer) = self.peers.get(&id)
             && !peer.up
             && peer.counters.received == 0
@@ -267,7 +284,8 @@ impl Rib {
                     continue;
                 };
                 if Arc::ptr_eq(&old.raw, &raw) {
-                    peer.counters.stale -= usize::from(std::mem::take(&mut old.stale));
+                    peer.counters.stale -= usize::from(old.is_stale());
+                    old.age = Age::Fresh;
                     continue;
                 }
                 let path = new(&mut gate, interner);
@@ -319,7 +337,7 @@ impl Rib {
             let Some(old) = entry.paths.iter_mut().find(|p| p.peer == id) else { continue };
             let raw = old.raw.clone();
             let imported = gate.import(interner, &entry.prefix, &raw);
-            let path = Path { stale: old.stale, ..Path::new(id, raw, imported) };
+            let path = Path { age: old.age, ..Path::new(id, raw, imported) };
             peer.counters.sub(old);
             peer.counters.add(&path);
             let same = old.same_import(&path);

@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table;
 use smallvec::SmallVec;
 
-use super::{Path, PeerId};
+use super::{Chosen, Path, PeerId};
 use crate::bgp::attrs::Attrs;
 use crate::net::Prefix;
 
@@ -29,19 +29,31 @@ pub(super) struct Entry {
     pub best_peer: PeerId,
     /// Attributes of the best path, as of the last decision
     pub best: Option<Arc<Attrs>>,
-    /// The multipath set, best first, where it has more than one member
-    pub more: Option<Box<SmallVec<[Arc<Attrs>; 4]>>>,
+    /// What was chosen where it is more than one path
+    pub more: Option<Box<More>>,
     /// All paths, one a peer
     pub paths: SmallVec<[Path; 1]>,
 }
 
+/// What the last decision chose.
+#[derive(Debug)]
+pub(super) struct More {
+    pub hops: Vec<Chosen>,
+    pub backup: Vec<Chosen>,
+}
+
 impl Entry {
     /// The multipath set, best first.
-    pub fn hops(&self) -> &[Arc<Attrs>] {
+    pub fn hops(&self) -> SmallVec<[Chosen; 1]> {
         match &self.more {
-            Some(more) => more,
-            None => self.best.as_slice(),
+            Some(more) => more.hops.iter().cloned().collect(),
+            None => self.best.iter().map(|attrs| Chosen { peer: self.best_peer, attrs: attrs.clone() }).collect(),
         }
+    }
+
+    /// What would be chosen if it failed.
+    pub fn backup(&self) -> &[Chosen] {
+        self.more.as_ref().map_or(&[], |more| &more.backup)
     }
 }
 

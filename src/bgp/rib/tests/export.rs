@@ -11,7 +11,7 @@ fn route(info: Option<&PeerInfo>, attrs: Attrs) -> Selected {
         if !info.external {
             rib.update(info.id, &reach(&path(&[], "192.0.2.1"), &["10.0.0.0/8"]));
         }
-        rib.decide(&anywhere, 1);
+        decide(&mut rib, &anywhere, 1);
         rib.selected_at(&p("10.0.0.0/8")).unwrap().source
     });
     Selected { source, attrs: Arc::new(attrs) }

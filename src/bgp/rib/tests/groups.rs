@@ -72,7 +72,7 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        let changes = self.rib.decide(&anywhere, 1);
+        let changes = decide(&mut self.rib, &anywhere, 1);
         for chunk in self.group.export(&changes) {
             for id in self.group.synced() {
                 for bytes in chunk.bytes_for(id) {
@@ -146,7 +146,7 @@ fn who_joins_late_or_lags_gets_the_newest_state() {
     let mut bench = Bench::new(&[2]);
     let tell = |bench: &mut Bench, attrs: &Attrs, prefixes: &[&str]| {
         bench.rib.update(PeerId(1), &reach(attrs, prefixes));
-        let changes = bench.rib.decide(&anywhere, 1);
+        let changes = decide(&mut bench.rib, &anywhere, 1);
         bench.group.export(&changes)
     };
     let chunks = tell(&mut bench, &path(&[65001, 7], "192.0.2.1"), &["10.0.0.0/8", "11.0.0.0/8"]);
@@ -192,7 +192,7 @@ fn a_walk_takes_the_table_in_portions() {
         Update { reach: vec![Reach { attrs, prefixes }], ..Update::default() }
     };
     rib.update(PeerId(1), &many(0, 70_000));
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
     let mut group = Group::new(settings(false, false), &rib);
     group.join(PeerId(2), []);
     let (mut ear, mut portions) = (Receiver::default(), 0);
@@ -219,7 +219,7 @@ fn a_walk_takes_the_table_in_portions() {
     // Large batches come in chunks of whole messages, which know their prefixes.
     rib.peer_up(external(3));
     rib.peer_down(PeerId(1));
-    let changes = rib.decide(&anywhere, 1);
+    let changes = decide(&mut rib, &anywhere, 1);
     let chunks = group.export(&changes);
     assert!(chunks.len() > 3 && chunks.iter().all(|chunk| chunk.len() < 100_000 && !chunk.is_empty()));
     assert_eq!(chunks.iter().map(|chunk| chunk.prefixes_for(PeerId(2)).count()).sum::<usize>(), 70_000);
@@ -245,7 +245,7 @@ fn a_member_takes_a_shared_buffer_in_few_pieces() {
             rib.update(PeerId(n), &reach(&path(&[], &format!("198.51.100.{n}")), &[&prefix]));
         }
     }
-    let changes = rib.decide(&anywhere, 1);
+    let changes = decide(&mut rib, &anywhere, 1);
     let chunks = group.export(&changes);
     for n in 1..=50 {
         let mut ear = Receiver::default();

@@ -91,6 +91,15 @@ pub fn anywhere(_: &Prefix, _: &Attrs) -> Option<u32> {
     Some(0)
 }
 
+/// All decisions that wait.
+pub fn decide(rib: &mut Rib, next_hops: NextHops<'_>, multipath: usize) -> Vec<Change> {
+    let mut changes = Vec::new();
+    while !rib.is_settled() {
+        rib.decide(next_hops, Selection { multipath, backups: true }, 1, &mut changes);
+    }
+    changes
+}
+
 /// A table with these peers up.
 pub fn rib(peers: &[PeerInfo]) -> Rib {
     let mut rib = Rib::new();

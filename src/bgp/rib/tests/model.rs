@@ -243,7 +243,7 @@ impl World {
 
     fn decide(&mut self, full: u8) {
         let dead = self.dead.clone();
-        let changes = self.rib.decide(&|_, attrs| metric(&dead, attrs.next_hop), MULTIPATH);
+        let changes = decide(&mut self.rib, &|_, attrs| metric(&dead, attrs.next_hop), MULTIPATH);
         let once: BTreeSet<_> = changes.iter().map(|change| change.prefix).collect();
         assert_eq!(once.len(), changes.len(), "each prefix at most once");
         for group in &mut self.groups {
@@ -295,7 +295,7 @@ impl World {
         for (i, variant) in &self.own {
             rib.originate(prefix(*i), attrs(9, *i, *variant));
         }
-        rib.decide(&|_, attrs| metric(&self.dead, attrs.next_hop), MULTIPATH);
+        decide(&mut rib, &|_, attrs| metric(&self.dead, attrs.next_hop), MULTIPATH);
         rib
     }
 }
@@ -305,7 +305,7 @@ type Row = (Prefix, Option<(Source, Attrs)>, Vec<Attrs>);
 fn loc_rib(rib: &Rib) -> Vec<Row> {
     let row = |view: View<'_>| {
         let best = view.best.map(|best| (best.source, Attrs::clone(&best.attrs)));
-        (view.prefix, best, view.hops.iter().map(|hop| Attrs::clone(hop)).collect())
+        (view.prefix, best, view.hops.iter().map(|hop| Attrs::clone(&hop.attrs)).collect())
     };
     let mut rows: Vec<Row> = rib.views().map(row).collect();
     rows.sort_unstable_by_key(|(prefix, ..)| *prefix);

@@ -4,7 +4,7 @@ use super::*;
 use crate::bgp::policy::{Edit, Rule, Rules};
 
 fn best(rib: &mut Rib, prefix: &str) -> Option<u32> {
-    rib.decide(&anywhere, 1);
+    decide(rib, &anywhere, 1);
     rib.selected_at(&p(prefix)).map(|s| s.source.peer.0)
 }
 
@@ -42,7 +42,7 @@ fn limits_count_what_was_received() {
     assert_eq!(send(&["4.0.0.0/8", "1.0.0.0/8"]), quiet, "again what it has");
     assert_eq!(send(&["1.0.0.0/8", "5.0.0.0/8", "6.0.0.0/8"]), Outcome { over_limit: limit(4), ..quiet });
     assert_eq!(rib.counters(PeerId(1)).unwrap().received, 4, "the rest is not kept");
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
     assert_eq!(rib.stats().prefixes, 4);
 }
 
@@ -52,10 +52,10 @@ fn a_restart_keeps_routes_until_they_are_sent_again() {
     let (a, b) = (path(&[65001], "192.0.2.1"), path(&[65002, 65009], "192.0.2.2"));
     rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8", "2001:db8::/32"]));
     rib.update(PeerId(2), &reach(&b, &["11.0.0.0/8"]));
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
 
     rib.peer_restarts(PeerId(1), PerFamily::new(true, false));
-    let changes = rib.decide(&anywhere, 1);
+    let changes = decide(&mut rib, &anywhere, 1);
     let gone: Vec<_> = changes.iter().map(|c| c.prefix.to_string()).collect();
     assert_eq!(gone, ["2001:db8::/32"], "a family that is not kept");
     assert_eq!(rib.counters(PeerId(1)).unwrap().stale, 3);
@@ -67,7 +67,7 @@ fn a_restart_keeps_routes_until_they_are_sent_again() {
     rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8"]));
     rib.update(PeerId(1), &reach(&Attrs { med: Some(1), ..a.clone() }, &["12.0.0.0/8"]));
     assert_eq!(rib.counters(PeerId(1)).unwrap().stale, 1);
-    assert_eq!(rib.decide(&anywhere, 1).len(), 1, "sent again unchanged is no news");
+    assert_eq!(decide(&mut rib, &anywhere, 1).len(), 1, "sent again unchanged is no news");
     assert_eq!(rib.sweep_stale(PeerId(1), Family::Ipv6), 0);
     assert_eq!(rib.sweep_stale(PeerId(1), Family::Ipv4), 1);
     assert_eq!(best(&mut rib, "11.0.0.0/8"), Some(2));
@@ -79,9 +79,12 @@ fn a_restart_keeps_routes_until_they_are_sent_again() {
     rib.update(PeerId(1), &reach(&a, &["10.0.0.0/8"]));
     rib.peer_restarts(PeerId(1), PerFamily::new(true, true));
     assert_eq!((best(&mut rib, "10.0.0.0/8"), best(&mut rib, "12.0.0.0/8")), (Some(1), Some(1)));
+    assert_eq!(rib.sweep_older(PeerId(1)), 1);
+    assert_eq!((best(&mut rib, "10.0.0.0/8"), best(&mut rib, "12.0.0.0/8")), (Some(1), None));
+    assert_eq!(rib.sweep_older(PeerId(1)), 0, "what it sent between both has a time of its own");
     // It never comes back.
     rib.sweep_stale(PeerId(1), Family::Ipv4);
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
     assert!(rib.counters(PeerId(1)).is_none(), "nothing is left of it");
 }
 
@@ -104,12 +107,12 @@ fn a_refresh_sweeps_what_was_not_sent_again() {
 fn a_peer_that_comes_back_as_another_starts_anew() {
     let mut rib = rib(&[external(1)]);
     rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
     rib.peer_restarts(PeerId(1), PerFamily::new(true, true));
     let other = PeerInfo { router_id: [5, 5, 5, 5].into(), ..external(1) };
     rib.peer_up(other);
     rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
-    let change = rib.decide(&anywhere, 1).remove(0);
+    let change = decide(&mut rib, &anywhere, 1).remove(0);
     let ids = [change.was, change.now].map(|s| s.unwrap().source.router_id.to_string());
     assert_eq!(ids, ["1.1.1.1", "5.5.5.5"], "a change tells who it was and who it is");
 }
@@ -118,16 +121,16 @@ fn a_peer_that_comes_back_as_another_starts_anew() {
 fn a_new_import_policy_needs_no_word_from_the_peer() {
     let mut rib = rib(&[external(1)]);
     rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.244.1.0/24", "8.8.8.0/24"]));
-    rib.decide(&anywhere, 1);
+    decide(&mut rib, &anywhere, 1);
 
     rib.set_import(PeerId(1), import(ImportScope::Pools));
-    assert_eq!(rib.decide(&anywhere, 1).len(), 1);
+    assert_eq!(decide(&mut rib, &anywhere, 1).len(), 1);
     assert_eq!((best(&mut rib, "8.8.8.0/24"), best(&mut rib, "10.244.1.0/24")), (None, Some(1)));
 
     let edit = Edit { local_pref: Some(300), prepend: 2, ..Edit::default() };
     let any = Rule { prefixes: vec![], communities: vec![], as_path_contains: vec![], accept: true, edit };
     rib.set_import(PeerId(1), import(ImportScope::Named(Rules(vec![any]))));
-    assert_eq!(rib.decide(&anywhere, 1).len(), 2);
+    assert_eq!(decide(&mut rib, &anywhere, 1).len(), 2);
     let view = rib.view(&p("8.8.8.0/24")).unwrap();
     let attrs = view.paths[0].imported().unwrap();
     assert_eq!((attrs.local_pref, attrs.as_path.to_string().as_str()), (Some(300), "65001 65001 65001"));
@@ -177,7 +180,7 @@ fn a_path_that_is_about_to_go_away_is_the_last_choice() {
         let attrs = Attrs { communities: communities.into(), ..path(&numbers, "192.0.2.1") };
         let mut rib = rib(&[peer]);
         rib.update(PeerId(1), &reach(&attrs, &["10.0.0.0/8", "11.0.0.0/8"]));
-        rib.decide(&anywhere, 1);
+        decide(&mut rib, &anywhere, 1);
         let attrs = |prefix: &str| rib.view(&p(prefix)).unwrap().paths[0].imported().unwrap().clone();
         assert_eq!(attrs("10.0.0.0/8").local_pref, wanted, "{why}");
         assert!(Arc::ptr_eq(&attrs("10.0.0.0/8"), &attrs("11.0.0.0/8")), "{why}: one set for the whole message");
@@ -189,7 +192,7 @@ fn a_path_that_is_about_to_go_away_is_the_last_choice() {
         let attrs = Attrs { communities: communities.into(), ..path(&[65000 + id], &format!("192.0.2.{id}")) };
         rib.update(PeerId(id), &reach(&attrs, &["10.0.0.0/8"]));
     }
-    rib.decide(&anywhere, 8);
+    decide(&mut rib, &anywhere, 8);
     let view = rib.view(&p("10.0.0.0/8")).unwrap();
     assert_eq!((view.best.unwrap().source.peer, view.hops.len()), (PeerId(2), 1));
     let told = &rib.explain(&p("10.0.0.0/8"), &anywhere, 8)[1].text;
