@@ -11,10 +11,12 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use wayleave::forward::{FibOp, Hop, OpError, Target};
+use wayleave::forward::{Batch, FibOp, Hop, OpError, Target};
 use wayleave::io::netlink::{Ours, writer};
 use wayleave::net::{Family, Prefix};
 
+#[path = "kernel/nexthops.rs"]
+mod nexthops;
 #[path = "kernel/routes.rs"]
 mod routes;
 #[path = "kernel/settings.rs"]
@@ -91,17 +93,31 @@ fn via(hops: impl IntoIterator<Item = Hop>) -> Target {
     Target::via(hops).unwrap()
 }
 
+fn batch(ops: Vec<FibOp>) -> Batch {
+    let mut batch = Batch::default();
+    batch.ops = ops;
+    batch
+}
+
+/// The report of a batch, which must be the next.
+async fn report(writer: &mut writer::Writer) -> writer::RoutesReport {
+    match writer.reports.recv().await.unwrap() {
+        writer::Report::Routes(report) => report,
+        writer::Report::Nexthops(report) => panic!("{report:?}"),
+    }
+}
+
 /// Writes a batch and returns what became of it.
-async fn write(writer: &mut writer::Writer, ops: Vec<FibOp>) -> writer::Report {
-    writer.ops.send(ops).await.unwrap();
-    writer.reports.recv().await.unwrap()
+async fn write(writer: &mut writer::Writer, ops: Vec<FibOp>) -> writer::RoutesReport {
+    writer.ops.send(batch(ops)).await.unwrap();
+    report(writer).await
 }
 
 /// The one outcome of a batch of one.
 async fn write_one(writer: &mut writer::Writer, op: FibOp) -> Result<(), OpError> {
     let report = write(writer, vec![op]).await;
-    assert_eq!(report.results.len(), 1);
-    report.results[0].1
+    assert_eq!(report.batch.ops.len(), 1);
+    report.failed.first().map_or(Ok(()), |(_, error)| Err(*error))
 }
 
 fn local(port: u16) -> SocketAddr {

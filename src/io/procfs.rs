@@ -1,6 +1,7 @@
 //! Counters that the kernel shows as files under /proc.
 
 use std::io;
+use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -22,6 +23,12 @@ fn parse_devices(text: &str) -> Vec<DeviceCounters> {
         Some((name.trim().to_owned(), picked))
     };
     text.lines().filter_map(line).collect()
+}
+
+/// How long the kernel has been up, if it says.
+pub fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
 }
 
 /// Resident memory of this process in bytes.

@@ -98,9 +98,21 @@ impl Sysctl {
     /// Puts every setting we wrote back to what it was, except those that somebody changed
     /// since, and forgets them. A setting that cannot be put back is kept for the next try.
     pub fn restore(&self) -> io::Result<Vec<Applied>> {
+        self.restore_those(|_| true)
+    }
+
+    /// The same for one setting, which is no longer wanted. None if we never wrote it.
+    pub fn restore_one(&self, key: &str) -> io::Result<Vec<Applied>> {
+        self.restore_those(|kept| kept == key)
+    }
+
+    fn restore_those(&self, undo: impl Fn(&str) -> bool) -> io::Result<Vec<Applied>> {
         let mut originals = self.load()?;
+        if !originals.0.keys().any(|key| undo(key)) {
+            return Ok(Vec::new());
+        }
         let mut list = Vec::new();
-        for (key, original) in &originals.0 {
+        for (key, original) in originals.0.iter().filter(|(key, _)| undo(key)) {
             let path = self.path(key);
             let (was, result) = match read(&path) {
                 Ok(value) if value != original.set => continue,
@@ -111,8 +123,10 @@ impl Sysctl {
         }
         // A setting that is gone went with its device: there is nothing left to put back.
         originals.0.retain(|key, _| {
-            list.iter()
-                .any(|done| done.key == *key && matches!(done.result, Err(SysctlError::Denied | SysctlError::Io(_))))
+            !undo(key)
+                || list.iter().any(|done| {
+                    done.key == *key && matches!(done.result, Err(SysctlError::Denied | SysctlError::Io(_)))
+                })
         });
         if originals.0.is_empty() {
             match fs::remove_file(&self.memory) {
@@ -244,6 +258,17 @@ mod tests {
         assert_eq!(value(&sysctl, "net.a"), "7");
         assert!(!sysctl.memory.exists());
         assert!(sysctl.restore().unwrap().is_empty(), "once is enough");
+    }
+
+    #[test]
+    fn one_setting_is_put_back_alone() {
+        let (_dir, sysctl) = host(&[("net.a", "7"), ("net.b", "8")]);
+        sysctl.apply(&[setting("net.a", "1", None), setting("net.b", "1", None)]).unwrap();
+        assert!(sysctl.restore_one("net.c").unwrap().is_empty(), "never ours");
+        assert_eq!(sysctl.restore_one("net.a").unwrap()[0].now, "7");
+        assert_eq!((value(&sysctl, "net.a"), value(&sysctl, "net.b")), ("7".to_owned(), "1".to_owned()));
+        assert!(sysctl.restore_one("net.a").unwrap().is_empty(), "once is enough");
+        assert_eq!(sysctl.originals().unwrap().into_keys().collect::<Vec<_>>(), ["net.b"]);
     }
 
     #[test]

@@ -185,10 +185,9 @@ fn a_refusal_says_which_and_why() {
             ],
         )
         .await;
-        let wanted = [Ok(()), Err(OpError::Unreachable), Err(OpError::NoDevice), Err(OpError::Exists)];
-        assert_eq!(report.results.iter().map(|(_, result)| *result).collect::<Vec<_>>(), wanted);
-        assert_eq!(report.refusals.len(), 3);
-        assert_eq!(report.refusals[0].prefix, p("10.1.1.0/24"));
+        assert_eq!(report.failed, [(1, OpError::Unreachable), (2, OpError::NoDevice), (3, OpError::Exists)]);
+        assert_eq!(report.refusals.iter().map(|refusal| refusal.op).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(report.batch.ops[1].prefix(), p("10.1.1.0/24"), "the batch comes back");
         assert_eq!(report.refusals[0].text, "Nexthop has invalid gateway");
         assert_eq!(report.sends, 1);
     });
@@ -210,16 +209,16 @@ fn many_routes_and_each_failure_is_known() {
         for batch in 0..4 {
             let ops = (batch * 5000..(batch + 1) * 5000)
                 .map(|n| FibOp::Create(nth(n), if fails(n) { bad.clone() } else { good.clone() }));
-            writer.ops.send(ops.collect()).await.unwrap();
+            writer.ops.send(super::batch(ops.collect())).await.unwrap();
         }
         for batch in 0..4 {
-            let report = writer.reports.recv().await.unwrap();
-            assert_eq!(report.results.len(), 5000);
+            let report = report(&mut writer).await;
+            let prefixes: Vec<_> = report.batch.ops.iter().map(FibOp::prefix).collect();
+            assert_eq!(prefixes, (batch * 5000..(batch + 1) * 5000).map(nth).collect::<Vec<_>>());
             assert_eq!((report.sends, report.refusals.len()), (40, 16));
-            for (n, (prefix, result)) in (batch * 5000..).zip(report.results) {
-                assert_eq!(prefix, nth(n));
-                assert_eq!(result.is_err(), fails(n), "{prefix}");
-            }
+            let failed: Vec<_> = report.failed.iter().map(|(op, _)| prefixes[*op]).collect();
+            let wanted = (batch * 5000..(batch + 1) * 5000).filter(|n| fails(*n)).map(nth);
+            assert_eq!(failed, wanted.collect::<Vec<_>>());
         }
         let wanted = (0..20_000).filter(|n| !fails(*n)).count();
         assert_eq!(ip_json("route show proto 87").len(), wanted);
@@ -231,7 +230,7 @@ fn many_routes_and_each_failure_is_known() {
         }));
         let ops = (20_000..20_050).map(|n| FibOp::Create(nth(n), wide.clone())).collect();
         let report = write(&mut writer, ops).await;
-        assert!(report.results.iter().all(|(_, result)| result.is_ok()), "{:?}", report.refusals.first());
+        assert_eq!(report.failed, [], "{:?}", report.refusals.first());
         assert!(report.sends > 1);
         let shown = ip_json(&format!("route show {}", nth(20_049)));
         assert_eq!(shown[0]["nexthops"].as_array().unwrap().len(), 500);

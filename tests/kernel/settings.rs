@@ -20,6 +20,7 @@ fn settings_are_made_and_unmade() {
         let keys = [
             ("net/ipv4/ip_forward", "0", "1"),
             ("net/ipv4/fib_multipath_hash_policy", "0", "1"),
+            ("net/ipv4/nexthop_compat_mode", "1", "0"),
             ("net/ipv4/conf/all/rp_filter", "1", "2"),
             ("net/ipv4/conf/wl.0/rp_filter", "1", "0"),
             ("net/ipv6/conf/all/forwarding", "0", "1"),
@@ -29,7 +30,7 @@ fn settings_are_made_and_unmade() {
             fs::write(format!("/proc/sys/{key}"), before).unwrap();
         }
         let dir = tempfile::tempdir().unwrap();
-        let wanted = sysctls::wanted(Some("wl.0"), true, ["eth0"]);
+        let wanted = sysctls::wanted(Some("wl.0"), true, true, ["eth0"]);
         for round in 0..2 {
             let report = Sysctl::new(dir.path()).apply(&wanted).unwrap();
             assert!(report.iter().all(|done| done.result.is_ok()), "{report:?}");
@@ -52,7 +53,7 @@ fn settings_are_made_and_unmade() {
 #[tokio::test]
 async fn a_kernel_without_a_setting_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
-    let wanted = sysctls::wanted(Some("nosuchdevice"), false, []);
+    let wanted = sysctls::wanted(Some("nosuchdevice"), false, false, []);
     let missing = wanted.into_iter().filter(|setting| setting.key.contains("nosuchdevice")).collect::<Vec<_>>();
     let report = Sysctl::new(dir.path()).apply(&missing).unwrap();
     assert_eq!(report[0].result.as_ref().unwrap_err().to_string(), "this kernel has no such setting");

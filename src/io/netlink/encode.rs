@@ -3,12 +3,16 @@
 use std::net::IpAddr;
 
 use super::Ours;
-use super::wire::{CREATE, EXCL, Encoder, REPLACE, REQUEST, Start};
+use super::nexthop::ROUTE_NEXTHOP;
+use super::wire::{CREATE, EXCL, Encoder, HEADER, REPLACE, REQUEST, Start};
 use crate::forward::{FibOp, Hop, Target};
 use crate::net::{Family, Prefix};
 
 /// `RTNH_F_ONLINK`: the gateway needs no route of its own.
 pub(super) const ONLINK: u8 = 4;
+
+/// Bytes of `struct rtmsg`.
+const RTMSG: usize = 12;
 
 /// Address family number of a message.
 pub(super) const fn family_number(family: Family) -> u8 {
@@ -39,14 +43,70 @@ impl RouteHeader {
         let head = [self.family, self.prefix_len, self.source_len, 0, table, self.protocol, self.scope, self.kind];
         encoder.put(&head);
         encoder.put(&self.flags.to_ne_bytes());
-        if u8::try_from(self.table).is_err() {
-            encoder.attribute_u32(libc::RTA_TABLE, self.table);
-        }
+    }
+
+    /// The same as a whole question, table included.
+    pub(super) fn put_whole(&self, encoder: &mut Encoder) {
+        self.put(encoder);
+        large_table(encoder, self.table);
     }
 }
 
-/// Appends one operation as a message and returns where it began.
-pub(super) fn operation(encoder: &mut Encoder, ours: Ours, op: &FibOp, sequence: u32) -> Start {
+fn large_table(encoder: &mut Encoder, table: u32) {
+    if u8::try_from(table).is_err() {
+        encoder.attribute_u32(libc::RTA_TABLE, table);
+    }
+}
+
+/// Where the bits of the prefix stand in a message of ours: in `rtm_dst_len`.
+const PREFIX_LEN: usize = HEADER + 1;
+/// Where its address does: in `RTA_DST`, the first attribute.
+const PREFIX_ADDR: usize = HEADER + RTMSG + 4;
+
+/// Appends the messages of one send. Neighbours in a batch mostly differ in their prefix alone:
+/// such a message is a copy of the one before it.
+pub(super) struct Routes<'a> {
+    ours: Ours,
+    last: Option<(&'a FibOp, Start)>,
+}
+
+impl<'a> Routes<'a> {
+    pub(super) const fn new(ours: Ours) -> Self {
+        Self { ours, last: None }
+    }
+
+    /// Appends one operation as a message and returns where it began.
+    pub(super) fn put(&mut self, encoder: &mut Encoder, op: &'a FibOp, sequence: u32) -> Start {
+        let start = match self.last {
+            Some((last, start)) if is_like(last, op) => {
+                let copy = encoder.again(start, sequence);
+                let prefix = op.prefix();
+                encoder.patch(copy, PREFIX_LEN, &[prefix.len()]);
+                match prefix.addr() {
+                    IpAddr::V4(addr) => encoder.patch(copy, PREFIX_ADDR, &addr.octets()),
+                    IpAddr::V6(addr) => encoder.patch(copy, PREFIX_ADDR, &addr.octets()),
+                }
+                copy
+            }
+            _ => operation(encoder, self.ours, op, sequence),
+        };
+        self.last = Some((op, start));
+        start
+    }
+}
+
+/// Whether two messages differ in their prefix alone.
+fn is_like(a: &FibOp, b: &FibOp) -> bool {
+    let same = match (a, b) {
+        (FibOp::Create(_, a), FibOp::Create(_, b)) | (FibOp::Replace(_, a), FibOp::Replace(_, b)) => a == b,
+        // What the route does is not said.
+        (FibOp::Remove(..), FibOp::Remove(..)) => true,
+        _ => false,
+    };
+    same && a.prefix().family() == b.prefix().family()
+}
+
+fn operation(encoder: &mut Encoder, ours: Ours, op: &FibOp, sequence: u32) -> Start {
     match op {
         FibOp::Create(prefix, target) => new_route(encoder, ours, *prefix, target, CREATE | EXCL, sequence),
         FibOp::Replace(prefix, target) => new_route(encoder, ours, *prefix, target, REPLACE, sequence),
@@ -80,6 +140,8 @@ fn new_route(encoder: &mut Encoder, ours: Ours, prefix: Prefix, target: &Target,
     if let Some(hop) = single {
         encoder.attribute_u32(libc::RTA_OIF, hop.device);
         gateway(encoder, prefix, hop);
+    } else if let Target::Object(id) = target {
+        encoder.attribute_u32(ROUTE_NEXTHOP, id.0);
     } else if !hops.is_empty() {
         let nest = encoder.begin_nest(libc::RTA_MULTIPATH);
         for hop in hops {
@@ -119,6 +181,7 @@ pub(super) fn selector(encoder: &mut Encoder, ours: Ours, prefix: Prefix) {
 
 fn key(encoder: &mut Encoder, ours: Ours, prefix: Prefix) {
     encoder.attribute_address(libc::RTA_DST, prefix.addr());
+    large_table(encoder, ours.table);
     encoder.attribute_u32(libc::RTA_PRIORITY, ours.metric);
 }
 

@@ -2,9 +2,10 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | [`writer`] | routes into the kernel, in batches, from a thread of its own |
+//! | [`writer`] | routes and nexthop objects into the kernel, in batches, from a thread of its own |
 //! | [`watch`] | changes made by others, as events |
 //! | [`query`] | everything at once, one lookup, counters |
+//! | `nexthop` | nexthop objects, both ways |
 //! | `parse` | messages → the values of `forward` |
 //! | `encode` | the writes of `forward` → messages |
 //! | `socket` | one question, its answers |
@@ -13,6 +14,7 @@
 //! What is wanted, and which of it must be written, is decided in [`crate::forward`].
 
 mod encode;
+mod nexthop;
 mod parse;
 pub mod query;
 mod socket;

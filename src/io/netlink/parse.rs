@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::encode::ONLINK;
+use super::nexthop::{self, ROUTE_NEXTHOP};
 use super::wire::{Message, address, attributes, str_of, u16_at, u32_at};
 use super::{MAIN_TABLE, Ours};
-use crate::forward::{Address, ForeignRoute, Hop, KernelEvent, Link, RouteKind, Target};
+use crate::forward::{Address, ForeignRoute, Hop, KernelEvent, Link, NexthopId, RouteKind, Target};
 use crate::net::{Family, Prefix};
 
 /// `RTM_F_CLONED`: a cached copy of a route, not a route.
@@ -23,8 +24,10 @@ pub(super) struct Route {
     pub metric: u32,
     pub protocol: u8,
     pub kind: RouteKind,
-    /// Sorted, none twice; the mark `tunnel` is never set.
+    /// Sorted, none twice; the mark `tunnel` is never set. Of a nexthop object's the kernel tells
+    /// them only in compatibility mode.
     pub hops: SmallVec<[Hop; 4]>,
+    pub nexthop: Option<NexthopId>,
 }
 
 impl Route {
@@ -33,20 +36,21 @@ impl Route {
     }
 
     fn into_target(self) -> Target {
-        match self.kind {
-            RouteKind::Unicast => Target::via(self.hops).unwrap_or(Target::Blackhole),
-            RouteKind::Reject => Target::Blackhole,
+        match (self.nexthop, self.kind) {
+            (Some(id), _) => Target::Object(id),
+            (None, RouteKind::Unicast) => Target::via(self.hops).unwrap_or(Target::Blackhole),
+            (None, RouteKind::Reject) => Target::Blackhole,
         }
     }
 
     pub(super) fn into_foreign(self) -> ForeignRoute {
-        let Self { prefix, table, metric, protocol, kind, hops } = self;
+        let Self { prefix, table, metric, protocol, kind, hops, nexthop } = self;
         let hops = match kind {
             RouteKind::Unicast => hops.into_vec(),
             // IPv6 names the loopback device here.
             RouteKind::Reject => Vec::new(),
         };
-        ForeignRoute { prefix, table, metric, protocol, kind, hops, nexthop: None }
+        ForeignRoute { prefix, table, metric, protocol, kind, hops, nexthop }
     }
 }
 
@@ -71,6 +75,8 @@ pub(super) fn event(message: &Message<'_>, ours: Ours) -> Option<KernelEvent> {
                 KernelEvent::RouteGone(route.into_foreign())
             }
         }),
+        nexthop::NEW => nexthop::object(message.body).map(KernelEvent::Nexthop),
+        nexthop::DELETE => nexthop::object(message.body).map(|object| KernelEvent::NexthopGone(object.id)),
         _ => None,
     }
 }
@@ -144,6 +150,7 @@ pub(super) fn route(body: &[u8]) -> Option<Route> {
         protocol,
         kind,
         hops: SmallVec::new(),
+        nexthop: None,
     };
     // Flags of a single hop stand in the route's own.
     let mut single = Hop { gateway: None, device: 0, tunnel: false, onlink: has_onlink(flags.to_ne_bytes()) };
@@ -155,6 +162,7 @@ pub(super) fn route(body: &[u8]) -> Option<Route> {
             libc::RTA_OIF => single.device = u32_at(value, 0)?,
             libc::RTA_GATEWAY => single.gateway = address(value),
             libc::RTA_VIA => single.gateway = via(value),
+            ROUTE_NEXTHOP => route.nexthop = u32_at(value, 0).map(NexthopId),
             libc::RTA_MULTIPATH => hops(value, &mut route.hops),
             _ => {}
         }
@@ -198,7 +206,7 @@ fn has_onlink(flags: [u8; 4]) -> bool {
     u32::from_ne_bytes(flags) & u32::from(ONLINK) != 0
 }
 
-fn family_of(number: u8) -> Option<Family> {
+pub(super) fn family_of(number: u8) -> Option<Family> {
     match i32::from(number) {
         libc::AF_INET => Some(Family::Ipv4),
         libc::AF_INET6 => Some(Family::Ipv6),

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use ahash::AHashSet;
 
 use super::encode::{self, RouteHeader, family_number};
+use super::nexthop::{self, ROUTE_NEXTHOP};
 use super::parse::{self, Route};
 use super::socket::Client;
 use super::wire::{self, attributes, str_of, u32_at, u64_at};
 use super::{MAIN_TABLE, Ours};
-use crate::forward::{Dump, Hop, RouteKind, Target};
+use crate::forward::{Dump, Hop, Nexthop, NexthopId, NexthopObject, RouteKind, Target};
 use crate::net::{Family, Prefix};
 
 /// How often a dump is begun again that a change tore. The last one counts: what it missed comes
@@ -26,8 +27,8 @@ async fn blocking<T: Send + 'static>(ask: impl FnOnce(&mut Client) -> io::Result
     tokio::task::spawn_blocking(|| ask(&mut Client::new()?)).await.map_err(io::Error::other)?
 }
 
-/// Every link and address of the namespace, and every unicast and reject route of our table and
-/// of main.
+/// Every link, address and nexthop object of the namespace, and every unicast and reject route of
+/// our table and of main.
 pub async fn dump(ours: Ours) -> io::Result<Dump> {
     blocking(move |client| {
         let mut dump = Dump::default();
@@ -53,6 +54,8 @@ pub async fn dump(ours: Ours) -> io::Result<Dump> {
                 },
             )
         })?;
+        // Before the routes: those they refer to are among them then, or come as events.
+        dump.nexthops = nexthops(client)?.unwrap_or_default();
         let mut shared = AHashSet::new();
         for table in tables(ours) {
             routes(client, ours, table, &mut shared, &mut dump)?;
@@ -60,6 +63,26 @@ pub async fn dump(ours: Ours) -> io::Result<Dump> {
         Ok(dump)
     })
     .await
+}
+
+/// Whether the kernel knows nexthop objects at all (Linux 5.3 and later do).
+pub async fn knows_nexthops() -> io::Result<bool> {
+    blocking(|client| nexthops(client).map(|list| list.is_some())).await
+}
+
+/// Every nexthop object; `None` if the kernel knows no such thing.
+fn nexthops(client: &mut Client) -> io::Result<Option<Vec<NexthopObject>>> {
+    let mut list = Vec::new();
+    let done = whole(|| {
+        list.clear();
+        client.ask(nexthop::GET, wire::DUMP, nexthop::any, |message| list.extend(nexthop::object(message.body)))
+    });
+    match done {
+        Ok(()) => Ok(Some(list)),
+        // No such message, or an answer to the older one whose number this is to such a kernel.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn tables(ours: Ours) -> impl Iterator<Item = u32> {
@@ -85,7 +108,7 @@ fn routes(
             client.ask(
                 libc::RTM_GETROUTE,
                 wire::DUMP,
-                |encoder| header.put(encoder),
+                |encoder| header.put_whole(encoder),
                 |message| match parse::route(message.body) {
                     Some(route) if route.table != table => {}
                     Some(route) if route.is(ours) => {
@@ -106,6 +129,9 @@ fn routes(
 }
 
 fn target(route: &Route, last: &mut Option<Arc<[Hop]>>, shared: &mut AHashSet<Arc<[Hop]>>) -> Target {
+    if let Some(id) = route.nexthop {
+        return Target::Object(id);
+    }
     if route.kind == RouteKind::Reject || route.hops.is_empty() {
         return Target::Blackhole;
     }
@@ -145,7 +171,7 @@ pub async fn flush(protocol: u8, keep: Option<Ours>) -> io::Result<usize> {
             client.ask(
                 libc::RTM_GETROUTE,
                 wire::DUMP,
-                |encoder| header.put(encoder),
+                |encoder| header.put_whole(encoder),
                 |message| {
                     let route = parse::route(message.body).filter(|route| route.protocol == protocol);
                     found.extend(
@@ -169,6 +195,27 @@ pub async fn flush(protocol: u8, keep: Option<Ours>) -> io::Result<usize> {
     .await
 }
 
+/// Removes every nexthop object with this protocol number, groups before their members; returns how
+/// many. The kernel removes the routes that still use one as well, whoever wrote them.
+pub async fn flush_nexthops(protocol: u8) -> io::Result<usize> {
+    blocking(move |client| {
+        let mut found = nexthops(client)?.unwrap_or_default();
+        found.retain(|object| object.protocol == protocol);
+        found.sort_by_key(|object| matches!(object.nexthop, Nexthop::Hop(..)));
+        let mut removed = 0;
+        for object in found {
+            match client.ask(nexthop::DELETE, wire::ACK, |encoder| nexthop::selector(encoder, object.id), |_| {}) {
+                Ok(_) => removed += 1,
+                // Somebody was faster, or it went with its last member.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    })
+    .await
+}
+
 /// Where the kernel would send a packet, and by which route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Lookup {
@@ -178,7 +225,8 @@ pub struct Lookup {
     pub device: Option<u32>,
     /// Source address a socket here would use.
     pub source: Option<IpAddr>,
-    /// The route that matched; `None` if the kernel does not tell, as for our own addresses.
+    /// The route that matched; `None` if the kernel does not tell, as for our own addresses and for
+    /// some IPv6 routes over nexthop objects.
     pub route: Option<Matched>,
 }
 
@@ -193,6 +241,8 @@ pub struct Matched {
     pub protocol: u8,
     /// Its priority.
     pub metric: u32,
+    /// The nexthop object it refers to.
+    pub nexthop: Option<NexthopId>,
 }
 
 /// Asks where a packet to `to` goes: one that a socket here sends, or one `from` an address that
@@ -207,7 +257,9 @@ pub async fn lookup(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<O
             gateway: way.gateway,
             device: way.device,
             source: way.source,
-            route: route.and_then(|route| route.matched),
+            // IPv6 keeps what it found with the hop, and over an object the hop is that of many routes:
+            // it may name one of the others.
+            route: route.and_then(|route| route.matched).filter(|route| route.prefix.contains(to)),
         }))
     })
     .await
@@ -244,7 +296,7 @@ fn ask_way(client: &mut Client, to: IpAddr, arriving: Option<(IpAddr, u32)>, fla
         libc::RTM_GETROUTE,
         0,
         |encoder| {
-            header.put(encoder);
+            header.put_whole(encoder);
             encoder.attribute_address(libc::RTA_DST, to);
             if let Some((from, device)) = arriving {
                 encoder.attribute_address(libc::RTA_SRC, from);
@@ -258,14 +310,20 @@ fn ask_way(client: &mut Client, to: IpAddr, arriving: Option<(IpAddr, u32)>, fla
 
 fn read_way(body: &[u8], family: Family) -> Option<Way> {
     let &[_, len, _, _, small_table, protocol, _, _] = body.first_chunk::<8>()?;
-    let mut matched =
-        Matched { prefix: Prefix::default_route(family), table: u32::from(small_table), protocol, metric: 0 };
+    let mut matched = Matched {
+        prefix: Prefix::default_route(family),
+        table: u32::from(small_table),
+        protocol,
+        metric: 0,
+        nexthop: None,
+    };
     let mut way = Way { gateway: None, device: None, source: None, matched: None };
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
             libc::RTA_DST => matched.prefix = Prefix::new(wire::address(value)?, len),
             libc::RTA_TABLE => matched.table = u32_at(value, 0)?,
             libc::RTA_PRIORITY => matched.metric = u32_at(value, 0)?,
+            ROUTE_NEXTHOP => matched.nexthop = u32_at(value, 0).map(NexthopId),
             libc::RTA_GATEWAY => way.gateway = wire::address(value),
             libc::RTA_VIA => way.gateway = wire::address(value.get(2..)?),
             libc::RTA_OIF => way.device = u32_at(value, 0),

@@ -1,7 +1,7 @@
 //! What others do to links, addresses and routes, as batches of events.
 //!
-//! A filter in the kernel drops the route messages that our own writer causes, and those of tables
-//! we don't look at, before they are queued: a bulk load neither wakes us nor overruns the socket.
+//! A filter in the kernel drops the messages that our own writer causes, and routes of tables we
+//! don't look at, before they are queued: a bulk load neither wakes us nor overruns the socket.
 //!
 //! The kernel tells less than all: IPv4 routes that go with their device or source address go
 //! without a word. After a link went down, or an address went, only a dump knows.
@@ -17,12 +17,14 @@ use tokio::sync::mpsc;
 use super::{MAIN_TABLE, Ours, parse, socket, wire};
 use crate::forward::KernelEvent;
 
-/// Links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes.
+/// Links, IPv4 and IPv6 addresses, IPv4 and IPv6 routes, nexthop objects (a kernel that doesn't
+/// know a group passes over it).
 const GROUPS: u32 = group(libc::RTNLGRP_LINK)
     | group(libc::RTNLGRP_IPV4_IFADDR)
     | group(libc::RTNLGRP_IPV6_IFADDR)
     | group(libc::RTNLGRP_IPV4_ROUTE)
-    | group(libc::RTNLGRP_IPV6_ROUTE);
+    | group(libc::RTNLGRP_IPV6_ROUTE)
+    | group(libc::RTNLGRP_NEXTHOP);
 
 /// Datagrams read before a batch is handed on.
 const BATCH: usize = 512;
@@ -49,7 +51,7 @@ pub struct Watch {
 
 impl Watch {
     /// Subscribes, in the network namespace of the calling thread. `writer` is the port id of our
-    /// own writer, whose route changes are not reported.
+    /// own writer, whose changes are not reported; 0: there is none.
     ///
     /// Events queue up from here on: dump after this, and nothing is missed.
     pub fn open(ours: Ours, writer: u32) -> io::Result<Self> {
@@ -142,16 +144,18 @@ fn filter(writer: u32, table: u32) -> [SockFilter; 10] {
 
     // A table beyond one byte shows as RT_TABLE_COMPAT; which one it is, is in an attribute.
     let table = u8::try_from(table).unwrap_or(252);
+    // What the kernel does by itself has port 0, and is kept.
+    let writer = if writer == 0 { u32::MAX } else { writer };
     let half = |value: u16| u32::from(value.to_be());
     let instruction = |code, jt, jf, k| SockFilter::new(code, jt, jf, k);
     [
+        // All that our writer causes: drop.
+        instruction(LOAD_WORD, 0, 0, PORT),
+        instruction(JUMP_EQUAL, 6, 0, writer.to_be()),
         instruction(LOAD_HALF, 0, 0, KIND),
         instruction(JUMP_EQUAL, 1, 0, half(libc::RTM_NEWROUTE)),
         // No route: keep.
-        instruction(JUMP_EQUAL, 0, 6, half(libc::RTM_DELROUTE)),
-        instruction(LOAD_WORD, 0, 0, PORT),
-        // Our own: drop.
-        instruction(JUMP_EQUAL, 3, 0, writer.to_be()),
+        instruction(JUMP_EQUAL, 0, 4, half(libc::RTM_DELROUTE)),
         instruction(LOAD_BYTE, 0, 0, TABLE),
         instruction(JUMP_EQUAL, 2, 0, MAIN_TABLE),
         instruction(JUMP_EQUAL, 1, 0, u32::from(table)),

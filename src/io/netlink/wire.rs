@@ -161,19 +161,30 @@ impl Encoder {
     /// Ends the message that began at `start`.
     pub(super) fn end(&mut self, start: Start) {
         let len = u32::try_from(self.buf.len() - start.0).unwrap_or(u32::MAX);
-        if let Some(field) = self.buf.get_mut(start.0..start.0 + 4) {
-            field.copy_from_slice(&len.to_ne_bytes());
-        }
+        self.patch(start, 0, &len.to_ne_bytes());
         // Every field and attribute is padded as it is written.
         debug_assert!(self.buf.len().is_multiple_of(ALIGN), "a message ends aligned");
     }
 
+    /// Appends a copy of the last message, which began at `start`.
+    pub(super) fn again(&mut self, start: Start, sequence: u32) -> Start {
+        let copy = Start(self.buf.len());
+        self.buf.extend_from_within(start.0..);
+        self.patch(copy, 8, &sequence.to_ne_bytes());
+        copy
+    }
+
+    /// Overwrites bytes of the message that began at `start`.
+    pub(super) fn patch(&mut self, start: Start, at: usize, bytes: &[u8]) {
+        if let Some(field) = self.buf.get_mut(start.0 + at..start.0 + at + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    }
+
     /// Sets marks on the message that began at `start`.
     pub(super) fn mark(&mut self, start: Start, flags: u16) {
-        if let Some(field) = self.buf.get_mut(start.0 + 6..start.0 + 8) {
-            let old = u16_at(field, 0).unwrap_or_default();
-            field.copy_from_slice(&(old | flags).to_ne_bytes());
-        }
+        let old = u16_at(&self.buf, start.0 + 6).unwrap_or_default();
+        self.patch(start, 6, &(old | flags).to_ne_bytes());
     }
 
     /// Bytes that the caller has aligned.
@@ -213,9 +224,7 @@ impl Encoder {
     /// length as an attribute does.
     pub(super) fn end_nest(&mut self, start: Start) {
         let len = u16::try_from(self.buf.len() - start.0).unwrap_or(u16::MAX);
-        if let Some(field) = self.buf.get_mut(start.0..start.0 + 2) {
-            field.copy_from_slice(&len.to_ne_bytes());
-        }
+        self.patch(start, 0, &len.to_ne_bytes());
         self.buf.resize(aligned(self.buf.len()), 0);
     }
 
