@@ -8,17 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use ahash::RandomState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
-
 use super::retry::Refused;
 use super::sets::SetId;
 use super::slot::{Counts, Plan, Slot, found_in_dump, plan};
+use super::table::Table;
 use super::targets::{TargetId, Targets};
 use super::topology::same_hop;
-use super::{FibOp, Hop, OpError, Target};
-use crate::net::{Family, Prefix};
+use super::{Batch, FibOp, Hop, OpError, Target};
+use crate::net::{Family, PerFamily, Prefix};
 
 /// Entries a drained queue keeps room for.
 const QUEUE_KEEPS: usize = 4096;
@@ -34,14 +31,14 @@ pub(super) struct Repaired {
 /// Wanted ↔ actual.
 #[derive(Debug)]
 pub(super) struct Fib {
-    slots: HashMap<Prefix, Slot, RandomState>,
+    table: Table,
     pub targets: Targets,
-    /// Prefixes to write, each with the round it was marked in
-    writes: VecDeque<(u64, Prefix)>,
-    removals: VecDeque<(u64, Prefix)>,
-    /// Counts calls of [`Self::take_ops`]
-    round: u64,
-    pub refused: Refused,
+    /// Numbers of prefixes to write, each with the round it was marked in
+    writes: VecDeque<(u32, u32)>,
+    removals: VecDeque<(u32, u32)>,
+    /// Counts calls of [`Self::take_ops`], from 0 again after the last
+    round: u32,
+    pub refused: Refused<Prefix>,
     /// Foreign routes with our table and metric, and their protocol
     rivals: BTreeMap<Prefix, u8>,
     counts: Counts,
@@ -56,7 +53,7 @@ pub(super) struct Fib {
 impl Fib {
     pub(super) fn new() -> Self {
         Self {
-            slots: HashMap::default(),
+            table: Table::default(),
             targets: Targets::new(),
             writes: VecDeque::new(),
             removals: VecDeque::new(),
@@ -75,17 +72,18 @@ impl Fib {
 
     /// The state of a prefix.
     pub(super) fn slot(&self, prefix: Prefix) -> Option<Slot> {
-        self.slots.get(&prefix).copied()
+        self.table.get(self.table.find(&prefix)?).map(|(_, slot)| slot)
     }
 
-    /// All prefixes, in no order.
+    /// All prefixes, in the order they came.
     pub(super) fn slots(&self) -> impl Iterator<Item = (Prefix, Slot)> {
-        self.slots.iter().map(|(prefix, slot)| (*prefix, *slot))
+        self.table.iter().map(|(_, prefix, slot)| (prefix, slot))
     }
 
     /// Wants a target for a prefix, because of a set of next hops; returns the set it had.
     pub(super) fn want(&mut self, prefix: Prefix, set: SetId, wanted: TargetId) -> SetId {
-        self.change(prefix, |slot| {
+        let cell = self.table.find_or_insert(prefix);
+        self.change(cell, |slot| {
             slot.wanted = wanted;
             slot.clear(Slot::STALE);
             std::mem::replace(&mut slot.set, set)
@@ -94,10 +92,8 @@ impl Fib {
 
     /// Wants nothing for a prefix any more; returns the set it had.
     pub(super) fn unwant(&mut self, prefix: Prefix) -> SetId {
-        if !self.slots.contains_key(&prefix) {
-            return SetId::NONE;
-        }
-        self.change(prefix, |slot| {
+        let Some(cell) = self.table.find(&prefix) else { return SetId::NONE };
+        self.change(cell, |slot| {
             slot.wanted = TargetId::NONE;
             std::mem::replace(&mut slot.set, SetId::NONE)
         })
@@ -108,7 +104,8 @@ impl Fib {
     /// What a former run left.
     pub(super) fn adopt(&mut self, prefix: Prefix, target: &Target) {
         let id = self.targets.intern(target);
-        self.change(prefix, |slot| {
+        let cell = self.table.find_or_insert(prefix);
+        self.change(cell, |slot| {
             slot.actual = id;
             if slot.set == SetId::NONE {
                 slot.set(Slot::STALE);
@@ -119,8 +116,8 @@ impl Fib {
 
     /// Stale routes may go.
     pub(super) fn end_adoption(&mut self) {
-        for prefix in self.select(|_, slot| slot.has(Slot::STALE)) {
-            self.change(prefix, |slot| slot.clear(Slot::STALE));
+        for cell in self.select(|_, slot| slot.has(Slot::STALE)) {
+            self.change(cell, |slot| slot.clear(Slot::STALE));
         }
     }
 
@@ -128,7 +125,8 @@ impl Fib {
     pub(super) fn appeared(&mut self, prefix: Prefix, target: &Target) {
         let id = self.targets.intern(target);
         let touched = self.touched();
-        let found = self.change(prefix, |slot| {
+        let cell = self.table.find_or_insert(prefix);
+        let found = self.change(cell, |slot| {
             if slot.has(Slot::IN_FLIGHT) {
                 slot.set(if slot.sent == id { Slot::ECHOED } else { Slot::DOUBT });
                 return None;
@@ -148,12 +146,12 @@ impl Fib {
 
     /// The kernel says that a route of ours, or some hops of it, are gone.
     pub(super) fn vanished(&mut self, prefix: Prefix, gone: &Target) {
-        let Some(slot) = self.slots.get_mut(&prefix) else { return };
+        let Some(cell) = self.table.find(&prefix) else { return };
+        let Some((_, slot)) = self.table.get(cell) else { return };
         if slot.has(Slot::IN_FLIGHT) {
-            slot.set(if slot.sent.is_some() { Slot::DOUBT } else { Slot::ECHOED });
-            return;
+            let heard = if slot.sent.is_some() { Slot::DOUBT } else { Slot::ECHOED };
+            return self.change(cell, |slot| slot.set(heard));
         }
-        let slot = *slot;
         let Some(held) = self.targets.get(slot.actual) else { return };
         let lost = |hop: &Hop| gone.hops().iter().any(|other| same_hop(hop, other));
         let (hops, rest) = match (held, gone) {
@@ -161,18 +159,18 @@ impl Fib {
                 (hops.len(), hops.iter().filter(|hop| !lost(hop)).copied().collect())
             }
             (Target::Blackhole, Target::Blackhole) => (1, Vec::new()),
+            (Target::Object(held), Target::Object(gone)) if held == gone => (1, Vec::new()),
             // Not what we know of: an older route, or one of two.
             _ => (0, Vec::new()),
         };
         let touched = self.touched();
         if rest.len() == hops {
             self.doubt = true;
-            self.change(prefix, |slot| slot.set(touched | Slot::UNSURE));
-            return;
+            return self.change(cell, |slot| slot.set(touched | Slot::UNSURE));
         }
         // IPv6 reports the hops of a multipath route one by one.
         let rest = self.targets.intern_hops(rest);
-        self.change(prefix, |slot| {
+        self.change(cell, |slot| {
             slot.actual = rest;
             slot.set(touched);
         });
@@ -182,26 +180,23 @@ impl Fib {
         }
     }
 
-    /// The kernel has dropped, without a word, routes over hops that are doomed.
-    pub(super) fn flush(&mut self, doomed: impl Fn(Family, &[Hop]) -> bool) {
-        let of =
-            |family| self.targets.matching(|target| doomed(family, target.hops())).into_keys().collect::<BTreeSet<_>>();
-        let (ipv4, ipv6) = (of(Family::Ipv4), of(Family::Ipv6));
-        if ipv4.is_empty() && ipv6.is_empty() {
+    /// The kernel has dropped, without a word, routes to targets that are doomed.
+    pub(super) fn flush(&mut self, doomed: impl Fn(Family, &Target) -> bool) {
+        let of = |family| self.targets.matching(|target| doomed(family, target)).into_keys().collect::<BTreeSet<_>>();
+        let doomed = PerFamily::from_fn(of);
+        if doomed.iter().all(|(_, ids)| ids.is_empty()) {
             return;
         }
-        let is_doomed = |prefix: &Prefix, id| match prefix.family() {
-            Family::Ipv4 => ipv4.contains(&id),
-            Family::Ipv6 => ipv6.contains(&id),
-        };
+        let is_doomed = |prefix: &Prefix, id| doomed[prefix.family()].contains(&id);
         let hit = self.select(|prefix, slot| is_doomed(prefix, slot.actual) || is_doomed(prefix, slot.sent));
         let touched = self.touched();
-        for prefix in &hit {
-            self.change(*prefix, |slot| {
-                if is_doomed(prefix, slot.actual) {
+        for cell in &hit {
+            let Some((prefix, _)) = self.table.get(*cell) else { continue };
+            self.change(*cell, |slot| {
+                if is_doomed(&prefix, slot.actual) {
                     slot.actual = TargetId::NONE;
                 }
-                if is_doomed(prefix, slot.sent) {
+                if is_doomed(&prefix, slot.sent) {
                     // Written before the device went, or after it came back? Nobody knows.
                     slot.set(Slot::DOUBT);
                 }
@@ -223,8 +218,8 @@ impl Fib {
         if ids.is_empty() {
             return;
         }
-        for prefix in self.select(|_, slot| ids.contains_key(&slot.actual) || ids.contains_key(&slot.sent)) {
-            self.change(prefix, |slot| {
+        for cell in self.select(|_, slot| ids.contains_key(&slot.actual) || ids.contains_key(&slot.sent)) {
+            self.change(cell, |slot| {
                 for id in [&mut slot.actual, &mut slot.sent] {
                     *id = ids.get(id).copied().unwrap_or(*id);
                 }
@@ -239,12 +234,10 @@ impl Fib {
     /// has. Ours cannot be made beside it.
     pub(super) fn set_rival(&mut self, prefix: Prefix, rival: Option<u8>) {
         let before = self.note_rival(prefix, rival);
-        if before == rival || !self.slots.contains_key(&prefix) {
-            return;
-        }
-        self.overtake(prefix);
+        let Some(cell) = self.table.find(&prefix).filter(|_| before != rival) else { return };
+        self.overtake(prefix, cell);
         let touched = self.touched();
-        let replaced = self.change(prefix, |slot| {
+        let replaced = self.change(cell, |slot| {
             if slot.has(Slot::IN_FLIGHT) {
                 slot.set(Slot::DOUBT);
             }
@@ -262,8 +255,10 @@ impl Fib {
         let both: BTreeSet<Prefix> = self.rivals.keys().chain(rivals.keys()).copied().collect();
         for prefix in both {
             let rival = rivals.get(&prefix).copied();
-            if self.note_rival(prefix, rival) != rival && self.slots.contains_key(&prefix) {
-                self.overtake(prefix);
+            if self.note_rival(prefix, rival) != rival
+                && let Some(cell) = self.table.find(&prefix)
+            {
+                self.overtake(prefix, cell);
             }
         }
     }
@@ -278,15 +273,16 @@ impl Fib {
     pub(super) fn resync(&mut self, own: impl IntoIterator<Item = (Prefix, Target)>) {
         for (prefix, target) in own {
             let id = self.targets.intern(&target);
-            let found = self.change(prefix, |slot| found_in_dump(slot, id));
+            let cell = self.table.find_or_insert(prefix);
+            let found = self.change(cell, |slot| found_in_dump(slot, id));
             if let Some(slot) = found {
                 self.count_found(slot);
             }
             self.targets.release(id);
         }
         let spared = Slot::SEEN | Slot::TOUCHED | Slot::IN_FLIGHT;
-        for prefix in self.select(|_, slot| slot.actual.is_some() && !slot.has(spared)) {
-            let wanted = self.change(prefix, |slot| {
+        for cell in self.select(|_, slot| slot.actual.is_some() && !slot.has(spared)) {
+            let wanted = self.change(cell, |slot| {
                 slot.actual = TargetId::NONE;
                 slot.wanted
             });
@@ -295,14 +291,15 @@ impl Fib {
             }
         }
         let mut unsure = std::mem::take(&mut self.doubt_again);
-        self.slots.retain(|_, slot| {
+        for cell in self.select(|_, slot| slot.has(Slot::UNSURE | Slot::SEEN | Slot::TOUCHED)) {
+            let Some((_, mut slot)) = self.table.get(cell) else { continue };
             if !slot.has(Slot::TOUCHED | Slot::IN_FLIGHT) {
                 slot.clear(Slot::UNSURE);
             }
             unsure |= slot.has(Slot::UNSURE);
             slot.clear(Slot::SEEN | Slot::TOUCHED);
-            !slot.is_empty()
-        });
+            self.table.set(cell, slot);
+        }
         self.resyncing = false;
         self.doubt = unsure;
     }
@@ -317,24 +314,28 @@ impl Fib {
     /// Appends up to `max` writes: creates and replaces, then removals. A removal waits until all that was
     /// marked before or with it has been taken: a more specific route goes away only once the
     /// route that takes over its traffic is on its way.
-    pub(super) fn take_ops(&mut self, now: Instant, max: usize, out: &mut Vec<FibOp>) {
+    pub(super) fn take_ops(&mut self, now: Instant, max: usize, out: &mut Batch) {
         while let Some(prefix) = self.refused.due(now) {
-            self.change(prefix, |slot| slot.clear(Slot::WAITING));
+            if let Some(cell) = self.table.find(&prefix) {
+                self.change(cell, |slot| slot.clear(Slot::WAITING));
+            }
         }
-        let end = out.len().saturating_add(max);
-        while out.len() < end
-            && let Some((_, prefix)) = self.writes.pop_front()
+        let end = out.ops.len().saturating_add(max);
+        while out.ops.len() < end
+            && let Some((_, cell)) = self.writes.pop_front()
         {
-            out.extend(self.start(prefix, Slot::TO_WRITE));
+            self.start(cell, Slot::TO_WRITE, out);
         }
-        while out.len() < end
-            && let Some(&(marked, prefix)) = self.removals.front()
-            && self.writes.front().is_none_or(|(round, _)| *round > marked)
+        // Rounds are told apart by their distance: less than half of all are alive at a time.
+        let later = |round: u32, than: u32| round != than && round.wrapping_sub(than) < u32::MAX / 2;
+        while out.ops.len() < end
+            && let Some(&(marked, cell)) = self.removals.front()
+            && self.writes.front().is_none_or(|(round, _)| later(*round, marked))
         {
             self.removals.pop_front();
-            out.extend(self.start(prefix, Slot::TO_REMOVE));
+            self.start(cell, Slot::TO_REMOVE, out);
         }
-        self.round += 1;
+        self.round = self.round.wrapping_add(1);
         for queue in [&mut self.writes, &mut self.removals] {
             if queue.is_empty() && queue.capacity() > 2 * QUEUE_KEEPS {
                 queue.shrink_to(QUEUE_KEEPS);
@@ -342,15 +343,25 @@ impl Fib {
         }
     }
 
-    /// The kernel's answer. Returns whether the prefix now is as wanted.
-    pub(super) fn acked(&mut self, prefix: Prefix, answer: Result<(), OpError>, now: Instant) -> bool {
-        let Some(slot) = self.slots.get(&prefix).copied() else { return true };
+    /// The answers to a batch: all writes were done but those that `failed`, in order. Each failure
+    /// comes with the write's place in the batch.
+    pub(super) fn answered(&mut self, batch: &Batch, failed: &[(usize, OpError)], now: Instant) {
+        let mut failed = failed.iter().peekable();
+        for (place, cell) in batch.cells.iter().enumerate() {
+            let error = failed.next_if(|(at, _)| *at == place).map(|(_, error)| *error);
+            self.acked(*cell, error.map_or(Ok(()), Err), now);
+        }
+    }
+
+    /// The kernel's answer to a write.
+    fn acked(&mut self, cell: u32, answer: Result<(), OpError>, now: Instant) {
+        let Some((prefix, slot)) = self.table.get(cell) else { return };
         if !slot.has(Slot::IN_FLIGHT) {
-            return slot.settled();
+            return;
         }
         let lost = answer == Err(OpError::NoSuchRoute) && slot.has(Slot::REPLACING);
         let gone = lost || (answer == Err(OpError::NoSuchRoute) && !slot.sent.is_some());
-        let rival = self.rivals.contains_key(&prefix);
+        let rival = self.has_rival(&prefix);
         let actual = match answer {
             // Believed gone: then it is written again at once, or the kernel says that it exists.
             Ok(()) if slot.has(Slot::DOUBT) => TargetId::NONE,
@@ -376,7 +387,7 @@ impl Fib {
                 Err(_) => slot.has(Slot::ECHOED),
             };
         self.doubt |= unsure;
-        let settled = self.change(prefix, |slot| {
+        self.change(cell, |slot| {
             slot.actual = actual;
             slot.sent = TargetId::NONE;
             slot.clear(Slot::UNDER_WAY);
@@ -384,20 +395,18 @@ impl Fib {
                 slot.set(Slot::WAITING);
             }
             slot.set(touched | if unsure { Slot::UNSURE } else { 0 });
-            slot.settled()
         });
         if lost && slot.actual.is_some() {
             self.repaired.missing += 1;
         }
-        settled
     }
 
     /// Nobody knows what became of the writes under way.
     pub(super) fn writer_lost(&mut self) {
         let touched = self.touched();
-        for prefix in self.select(|_, slot| slot.has(Slot::IN_FLIGHT)) {
+        for cell in self.select(|_, slot| slot.has(Slot::IN_FLIGHT)) {
             self.doubt = true;
-            self.change(prefix, |slot| {
+            self.change(cell, |slot| {
                 slot.sent = TargetId::NONE;
                 slot.clear(Slot::UNDER_WAY);
                 slot.set(touched | Slot::UNSURE);
@@ -431,13 +440,9 @@ impl Fib {
 
     /// Changes a prefix's state and draws the consequences: users of targets, counts, dirty sets,
     /// failures that are overtaken.
-    fn change<R>(&mut self, prefix: Prefix, change: impl FnOnce(&mut Slot) -> R) -> R {
-        let mut entry = self.slots.entry(prefix);
-        let mut slot = match &mut entry {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(_) => Slot::EMPTY,
-        };
-        let before = slot;
+    fn change<R: Default>(&mut self, cell: u32, change: impl FnOnce(&mut Slot) -> R) -> R {
+        let Some((prefix, before)) = self.table.get(cell) else { return R::default() };
+        let mut slot = before;
         let result = change(&mut slot);
 
         let moved = before.wanted != slot.wanted || before.actual != slot.actual;
@@ -454,61 +459,46 @@ impl Fib {
             }
         }
 
-        let rival = !self.rivals.is_empty() && self.rivals.contains_key(&prefix);
-        match plan(slot, rival) {
+        match plan(slot, self.has_rival(&prefix)) {
             Plan::Nothing => {}
             Plan::Create | Plan::Replace if slot.has(Slot::TO_WRITE) => {}
             Plan::Create | Plan::Replace => {
                 slot.set(Slot::TO_WRITE);
-                self.writes.push_back((self.round, prefix));
+                self.writes.push_back((self.round, cell));
             }
             Plan::Remove if slot.has(Slot::TO_REMOVE) => {}
             Plan::Remove => {
                 slot.set(Slot::TO_REMOVE);
-                self.removals.push_back((self.round, prefix));
+                self.removals.push_back((self.round, cell));
             }
         }
 
+        if before.wanted != slot.wanted {
+            self.targets.wanted(before.wanted, slot.wanted);
+        }
         // Retained before released: the numbers of a target in use must not change hands.
-        for (was, is) in [(before.wanted, slot.wanted), (before.actual, slot.actual), (before.sent, slot.sent)] {
-            if was != is {
-                self.targets.retain(is);
-            }
+        let targets = [(before.wanted, slot.wanted), (before.actual, slot.actual), (before.sent, slot.sent)];
+        for (_, is) in targets.iter().filter(|(was, is)| was != is) {
+            self.targets.retain(*is);
         }
-        self.counts.tally(before, &self.targets, |count| *count = count.saturating_sub(1));
-        self.counts.tally(slot, &self.targets, |count| *count += 1);
-        for (was, is) in [(before.wanted, slot.wanted), (before.actual, slot.actual), (before.sent, slot.sent)] {
-            if was != is {
-                self.targets.release(was);
-            }
+        for (was, _) in targets.iter().filter(|(was, is)| was != is) {
+            self.targets.release(*was);
         }
-
-        match entry {
-            Entry::Occupied(known) if slot.is_empty() => {
-                known.remove();
-            }
-            Entry::Occupied(mut known) => *known.get_mut() = slot,
-            Entry::Vacant(_) if slot.is_empty() => {}
-            Entry::Vacant(new) => {
-                new.insert(slot);
-            }
-        }
+        self.counts.tally(before, |count| *count = count.saturating_sub(1));
+        self.counts.tally(slot, |count| *count += 1);
+        self.table.set(cell, slot);
         result
     }
 
-    /// Prefixes in a state, sorted: a hash map's order must not show in what is written.
-    fn select(&self, state: impl Fn(&Prefix, Slot) -> bool) -> Vec<Prefix> {
-        let selected = self.slots.iter().filter(|(prefix, slot)| state(prefix, **slot));
-        let mut prefixes: Vec<Prefix> = selected.map(|(prefix, _)| *prefix).collect();
-        prefixes.sort_unstable();
-        prefixes
+    /// Numbers of the prefixes in a state, in the order they came.
+    fn select(&self, state: impl Fn(&Prefix, Slot) -> bool) -> Vec<u32> {
+        self.table.iter().filter(|(_, prefix, slot)| state(prefix, *slot)).map(|(cell, ..)| cell).collect()
     }
 
     /// Turns a queued prefix into a write, if one of this queue's kind is still called for.
-    fn start(&mut self, prefix: Prefix, queue: u32) -> Option<FibOp> {
-        let slot = self.slots.get(&prefix).copied()?;
-        let rival = !self.rivals.is_empty() && self.rivals.contains_key(&prefix);
-        let plan = plan(slot, rival);
+    fn start(&mut self, cell: u32, queue: u32, out: &mut Batch) {
+        let Some((prefix, slot)) = self.table.get(cell) else { return };
+        let plan = plan(slot, self.has_rival(&prefix));
         let fits = match plan {
             Plan::Nothing => false,
             Plan::Create | Plan::Replace => queue == Slot::TO_WRITE,
@@ -516,7 +506,7 @@ impl Fib {
         };
         let subject = if plan == Plan::Remove { slot.actual } else { slot.wanted };
         let target = self.targets.get(subject).filter(|_| fits).cloned();
-        self.change(prefix, |slot| {
+        self.change(cell, |slot| {
             slot.clear(queue);
             if fits {
                 slot.set(Slot::IN_FLIGHT | if plan == Plan::Replace { Slot::REPLACING } else { 0 });
@@ -524,23 +514,31 @@ impl Fib {
                 slot.sent = if plan == Plan::Remove { TargetId::NONE } else { slot.wanted };
             }
         });
-        target.map(|target| match plan {
+        let Some(target) = target else { return };
+        out.cells.push(cell);
+        out.ops.push(match plan {
             Plan::Create => FibOp::Create(prefix, target),
             Plan::Replace => FibOp::Replace(prefix, target),
             Plan::Nothing | Plan::Remove => FibOp::Remove(prefix, target),
-        })
+        });
+    }
+
+    fn has_rival(&self, prefix: &Prefix) -> bool {
+        !self.rivals.is_empty() && self.rivals.contains_key(prefix)
     }
 
     /// Tries a refused write at once.
     fn stop_waiting(&mut self, prefix: Prefix) {
         self.refused.stop_waiting(prefix);
-        self.change(prefix, |slot| slot.clear(Slot::WAITING));
+        if let Some(cell) = self.table.find(&prefix) {
+            self.change(cell, |slot| slot.clear(Slot::WAITING));
+        }
     }
 
     /// Forgets a refusal: its reason may be gone, or another one stands in the way now.
-    fn overtake(&mut self, prefix: Prefix) {
+    fn overtake(&mut self, prefix: Prefix, cell: u32) {
         self.refused.forget(prefix);
-        self.change(prefix, |slot| slot.clear(Slot::WAITING));
+        self.change(cell, |slot| slot.clear(Slot::WAITING));
     }
 
     fn note_rival(&mut self, prefix: Prefix, rival: Option<u8>) -> Option<u8> {

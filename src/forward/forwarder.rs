@@ -5,15 +5,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hashbrown::HashSet;
+use smallvec::SmallVec;
 
 use super::fib::Fib;
 use super::next_hops::{Followed, NextHops};
+use super::objects::Objects;
 use super::resolve::{Chosen, Context, Reason, Resolution};
-use super::sets::{SetId, Sets};
+use super::sets::{Ranked, SetId, Sets};
 use super::targets::TargetId;
 use super::topology::{Affected, Flush, Topology};
-use super::{Dump, FibOp, Hop, KernelEvent, NextHop, OpError, Target, TunnelMode};
+use super::{
+    Batch, Dump, ForeignRoute, Hop, KernelEvent, NextHop, Nexthop, NexthopId, NexthopObject, NexthopOp, OpError,
+    RouteKind, Target, TunnelMode, Way,
+};
 use crate::net::Prefix;
 
 /// What the operator and the node decide about forwarding.
@@ -31,6 +35,11 @@ pub struct Settings {
     pub table: u32,
     /// Their metric
     pub metric: u32,
+    /// Who made them (`rtm_protocol`), and our nexthop objects
+    pub protocol: u8,
+    /// Routes refer to kernel nexthop objects, and what was left by a run without is replaced.
+    /// Not to be changed by [`Forwarder::configure`].
+    pub objects: bool,
 }
 
 /// Numbers of the forwarder, for metrics and `status`.
@@ -60,18 +69,22 @@ pub struct Stats {
     pub in_flight: usize,
     /// Distinct next hops followed
     pub next_hops: usize,
+    /// Kernel nexthop objects in use: hops and groups
+    pub objects: usize,
     /// Routes of ours that somebody had removed, since start
     pub repaired_missing: u64,
     /// Routes of ours that somebody had changed, since start
     pub repaired_changed: u64,
     /// Routes with our protocol that we never made, since start
     pub repaired_extra: u64,
+    /// Nexthop objects of ours that somebody had changed or removed, since start
+    pub repaired_objects: u64,
 }
 
 impl Stats {
-    /// Routes put right after somebody had removed, changed or added them, since start.
+    /// Routes and objects put right after somebody had removed, changed or added them, since start.
     pub const fn repaired(&self) -> u64 {
-        self.repaired_missing + self.repaired_changed + self.repaired_extra
+        self.repaired_missing + self.repaired_changed + self.repaired_extra + self.repaired_objects
     }
 }
 
@@ -96,10 +109,21 @@ pub struct Forwarder {
     topology: Topology,
     next_hops: NextHops,
     sets: Sets,
+    objects: Objects,
     fib: Fib,
+    /// Sources whose paths are about to go: nothing is sent over them where there is another way
+    gone: BTreeSet<u32>,
+    /// Sets to look at again
+    touched: BTreeSet<SetId>,
+    /// Sets that come to another target: the routes over them are to be looked at again
+    rewritten: BTreeSet<SetId>,
+    /// Objects that nobody needs
+    idle: Vec<NexthopOp>,
     /// Routes one of whose next hops lies in them and is not on-link: what those come to depends
     /// on the route, not on the set alone
     winding: BTreeSet<Prefix>,
+    /// What those come to may have changed
+    winding_touched: bool,
     /// Next hops to tell the RIB of
     moved: BTreeSet<IpAddr>,
     /// What came since the dump was asked for; applied again on top of it
@@ -114,8 +138,14 @@ impl Forwarder {
             topology: Topology::default(),
             next_hops: NextHops::default(),
             sets: Sets::new(),
+            objects: Objects::default(),
             fib: Fib::new(),
+            gone: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            rewritten: BTreeSet::new(),
+            idle: Vec::new(),
             winding: BTreeSet::new(),
+            winding_touched: false,
             moved: BTreeSet::new(),
             since_dump: None,
         }
@@ -129,6 +159,7 @@ impl Forwarder {
     /// Works by other settings from now on (reload; the tunnel device came or went). The
     /// consequences come with the next [`Self::settle`] and [`Self::take_ops`].
     pub fn configure(&mut self, settings: Settings) {
+        let settings = Settings { objects: self.settings.objects, ..settings };
         if self.settings == settings {
             return;
         }
@@ -143,7 +174,11 @@ impl Forwarder {
 
     /// What the kernel holds at start. Routes of ours that a former run left count as actual;
     /// those nobody asks for are *stale*, stay until [`Self::start_complete`], then go.
-    pub fn adopt(&mut self, dump: Dump) {
+    pub fn adopt(&mut self, mut dump: Dump) {
+        let nexthops = std::mem::take(&mut dump.nexthops);
+        let named = nexthops.into_iter().map(|object| self.name(object)).collect();
+        self.objects.adopt(named, self.settings.protocol);
+        self.fill_in(&mut dump);
         let own = self.topology.replace(dump);
         self.take_rivals();
         self.next_hops.mark(Affected::All);
@@ -164,9 +199,26 @@ impl Forwarder {
         let touched = match event {
             KernelEvent::Own(prefix, target) => return self.fib.appeared(prefix, &name_tunnel(target, tunnel)),
             KernelEvent::OwnGone(prefix, target) => return self.fib.vanished(prefix, &name_tunnel(target, tunnel)),
+            KernelEvent::Nexthop(object) => return self.nexthop_appeared(object),
+            KernelEvent::NexthopGone(id) => return self.nexthop_vanished(id),
             KernelEvent::Route(ref route) | KernelEvent::RouteGone(ref route) => Some(route.prefix),
             _ => None,
         };
+        let event = match event {
+            KernelEvent::Route(route) => KernelEvent::Route(self.filled_in(route)),
+            event => event,
+        };
+        // The kernel drops nexthop objects, and what is left without any, when their device can carry
+        // nothing: also where it keeps routes without objects. An address more or less is nothing to them.
+        let dark = match &event {
+            KernelEvent::Link(link) if !(link.up && link.carrier) => Some(link.index),
+            KernelEvent::LinkGone(device) => Some(*device),
+            _ => None,
+        };
+        if let Some(device) = dark {
+            let groups = self.objects.flush(device);
+            self.lose_groups(&groups);
+        }
         if let Some(log) = &mut self.since_dump {
             log.push(event.clone());
         }
@@ -182,19 +234,89 @@ impl Forwarder {
             self.flush(cause);
         } else if affected == Affected::All {
             self.fib.retry_unreachable();
+            self.objects.retry_unreachable();
         }
+    }
+
+    fn nexthop_appeared(&mut self, object: NexthopObject) {
+        let (id, foreign) = (object.id, object.protocol != self.settings.protocol);
+        let object = self.name(object);
+        self.objects.appeared(object, self.settings.protocol);
+        if foreign {
+            self.refill(id);
+        }
+    }
+
+    fn nexthop_vanished(&mut self, id: NexthopId) {
+        let groups = self.objects.vanished(id);
+        self.lose_groups(&groups);
+        self.refill(id);
+    }
+
+    /// Groups are gone, and the routes over them, of which the kernel says nothing.
+    fn lose_groups(&mut self, groups: &[NexthopId]) {
+        if !groups.is_empty() {
+            self.fib.flush(|_, target| matches!(target, Target::Object(id) if groups.contains(id)));
+        }
+    }
+
+    /// What others' routes over others' nexthop objects come to has changed.
+    fn refill(&mut self, id: NexthopId) {
+        let over = |route: &&ForeignRoute| route.nexthop.is_some_and(|of| of == id || self.objects.names(of, id));
+        let routes: Vec<ForeignRoute> = self.topology.foreign().filter(over).cloned().collect();
+        for route in routes {
+            let route = self.filled_in(ForeignRoute { hops: Vec::new(), ..route });
+            let (affected, _) = self.topology.apply(KernelEvent::Route(route));
+            self.next_hops.mark(affected);
+        }
+    }
+
+    /// A foreign route with the hops of its nexthop object, where the kernel names that alone.
+    fn filled_in(&self, mut route: ForeignRoute) -> ForeignRoute {
+        if route.hops.is_empty()
+            && route.kind == RouteKind::Unicast
+            && let Some(id) = route.nexthop
+        {
+            route.hops = self.objects.hops(id);
+        }
+        route
+    }
+
+    fn fill_in(&self, dump: &mut Dump) {
+        for route in dump.foreign.iter_mut().filter(|route| route.nexthop.is_some()) {
+            *route = self.filled_in(route.clone());
+        }
+    }
+
+    fn name(&self, object: NexthopObject) -> NexthopObject {
+        let nexthop = match object.nexthop {
+            Nexthop::Hop(hop, family) => Nexthop::Hop(name_hop(&hop, self.settings.tunnel_device), family),
+            nexthop => nexthop,
+        };
+        NexthopObject { nexthop, ..object }
     }
 
     /// A dump is about to be asked for: what is written or changes from now on is not judged by
     /// it. To be called again if the dump failed or events were lost meanwhile.
     pub fn begin_resync(&mut self) {
         self.since_dump = Some(Vec::new());
+        self.objects.begin_resync();
         self.fib.begin_resync();
     }
 
     /// The dump asked for after [`Self::begin_resync`]: everything known is compared with it,
     /// differences are repaired and counted.
-    pub fn resync(&mut self, dump: Dump) {
+    pub fn resync(&mut self, mut dump: Dump) {
+        let nexthops = std::mem::take(&mut dump.nexthops);
+        let nexthops = nexthops.into_iter().map(|object| self.name(object)).collect();
+        let own = dump.own.iter().filter_map(|(_, target)| match target {
+            Target::Object(id) => Some(*id),
+            Target::Via(_) | Target::Blackhole => None,
+        });
+        let referred: BTreeSet<NexthopId> = own.chain(dump.foreign.iter().filter_map(|route| route.nexthop)).collect();
+        let in_use = |id| referred.contains(&id) || self.fib.targets.find(&Target::Object(id)).is_some();
+        self.idle.extend(self.objects.resync(nexthops, self.settings.protocol, in_use));
+        self.fill_in(&mut dump);
         let own = self.topology.replace(dump);
         // The dump may be older than an event that has been heard already.
         for event in self.since_dump.take().into_iter().flatten() {
@@ -249,23 +371,56 @@ impl Forwarder {
 
     /// How a next hop is reached for a route to `of`, looked at afresh.
     pub fn resolve(&self, next_hop: NextHop, of: Option<Prefix>) -> Resolution {
-        let chosen = |prefix| chosen(&self.fib, &self.sets, prefix);
+        let chosen = |prefix| chosen(&self.fib, &self.sets, &self.gone, prefix);
         let context = Context { topology: &self.topology, settings: &self.settings, chosen: &chosen };
         context.resolve(next_hop, of)
     }
 
+    // ---- sources ----
+
+    /// A peer's paths are about to go. Routes over them that have another way take it with the
+    /// next [`Self::take_nexthop_ops`], whatever their number; the others stay until they are
+    /// removed. Does nothing without nexthop objects.
+    pub fn source_down(&mut self, source: u32) {
+        if self.settings.objects && self.gone.insert(source) {
+            self.touch(source);
+        }
+    }
+
+    /// No path of that peer is left from before [`Self::source_down`]: what comes now counts.
+    pub fn source_up(&mut self, source: u32) {
+        if self.gone.remove(&source) {
+            self.touch(source);
+        }
+    }
+
+    fn touch(&mut self, source: u32) {
+        let sets = self.sets.with_any(|way| way.source == source);
+        if !sets.is_empty() {
+            // What leads through routes over them leads elsewhere now.
+            self.next_hops.mark_indirect();
+        }
+        self.touched.extend(sets);
+    }
+
     // ---- routes ----
 
-    /// A route shall go over these next hops, in any order; what can't be reached drops out. No
-    /// next hop at all: no route.
-    pub fn set_route(&mut self, prefix: Prefix, next_hops: &[NextHop]) {
-        if next_hops.is_empty() {
+    /// A route shall go over the `best` ways, in any order; what can't be reached drops out. When
+    /// none of them is left, it goes over the `backup` until it is set again. No best way at all: no
+    /// route.
+    pub fn set_route(&mut self, prefix: Prefix, best: &[Way], backup: &[Way]) {
+        if best.is_empty() {
             return self.remove_route(prefix);
         }
-        let set = match self.sets.find(next_hops) {
-            Ok(set) => set,
-            Err(members) => self.new_set(members),
+        let family = prefix.family();
+        let found = if self.settings.objects {
+            self.sets.find(family, best, backup)
+        } else {
+            // Without objects routes over the same next hops are the same.
+            let best: SmallVec<[Way; 4]> = best.iter().map(|way| Way { source: 0, ..*way }).collect();
+            self.sets.find(family, &best, &[])
         };
+        let set = found.unwrap_or_else(|ranked| self.new_set(&ranked));
         self.sets.retain(set);
         let before = self.want(prefix, set);
         self.replaced(prefix, before, set);
@@ -287,32 +442,68 @@ impl Forwarder {
 
     // ---- writes ----
 
+    /// Appends the writes of nexthop objects that are due. To be carried out before any write of a
+    /// route that is taken later, and answered by [`Self::nexthops_answered`].
+    pub fn take_nexthop_ops(&mut self, now: Instant, out: &mut Vec<NexthopOp>) {
+        self.update_sets();
+        self.objects.take(now, out);
+        out.append(&mut self.idle);
+    }
+
+    /// The answers to these writes: all were done but those that `failed`, each with its place.
+    pub fn nexthops_answered(&mut self, ops: &[NexthopOp], failed: &[(usize, OpError)], now: Instant) {
+        let mut failed = failed.iter().peekable();
+        let mut recovered = false;
+        for (place, op) in ops.iter().enumerate() {
+            let error = failed.next_if(|(at, _)| *at == place).map(|(_, error)| *error);
+            recovered |= self.objects.acked(op, error.map_or(Ok(()), Err), now);
+        }
+        if recovered {
+            // Routes were refused for want of them.
+            self.fib.retry_unreachable();
+        }
+    }
+
     /// Appends up to `max` writes to `out`: what creates and replaces first, then removals. Carry them
-    /// out in this order and answer each with [`Self::acked`].
-    pub fn take_ops(&mut self, now: Instant, max: usize, out: &mut Vec<FibOp>) {
+    /// out in this order, after what [`Self::take_nexthop_ops`] had to say, and answer with
+    /// [`Self::answered`].
+    pub fn take_ops(&mut self, now: Instant, max: usize, out: &mut Batch) {
         self.update();
         self.fib.take_ops(now, max, out);
     }
 
-    /// The kernel's answer to a write. Returns whether the prefix now is as wanted.
-    pub fn acked(&mut self, prefix: Prefix, answer: Result<(), OpError>, now: Instant) -> bool {
-        self.fib.acked(prefix, answer, now)
+    /// The answers to a batch: all writes were done but those that `failed`, each with its place, in
+    /// order.
+    pub fn answered(&mut self, batch: &Batch, failed: &[(usize, OpError)], now: Instant) {
+        self.fib.answered(batch, failed, now);
     }
 
     /// The writer lost its socket: nobody knows what became of the writes under way.
     pub fn writer_lost(&mut self) {
+        self.objects.writer_lost();
         self.fib.writer_lost();
     }
 
-    /// When the next refused write is due again: call [`Self::take_ops`] then.
+    /// When the next refused write is due again: call [`Self::take_nexthop_ops`] and
+    /// [`Self::take_ops`] then.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.fib.refused.next()
+        [self.fib.refused.next(), self.objects.next_retry()].into_iter().flatten().min()
     }
 
     /// Nothing is queued, under way or waiting for a retry.
     pub fn is_quiescent(&self) -> bool {
-        let counts = self.fib.counts();
-        !self.next_hops.is_dirty() && counts.queued == 0 && counts.in_flight == 0 && self.next_retry().is_none()
+        self.is_written() && self.next_retry().is_none()
+    }
+
+    /// Whether nexthop objects are to be written. What changes resolution counts already.
+    pub fn has_nexthop_ops(&self) -> bool {
+        self.next_hops.is_dirty() || !self.touched.is_empty() || !self.idle.is_empty() || self.objects.has_due()
+    }
+
+    /// All nexthop objects are as wanted.
+    #[cfg(test)]
+    pub(super) fn is_at_rest_with_objects(&self) -> bool {
+        !self.next_hops.is_dirty() && self.objects.is_written() && self.objects.next_retry().is_none()
     }
 
     /// How many writes wait to be taken. What changes resolution is counted once it is resolved.
@@ -323,7 +514,8 @@ impl Forwarder {
     /// All that is wanted is in the kernel, or was refused by it.
     pub fn is_written(&self) -> bool {
         let counts = self.fib.counts();
-        !self.next_hops.is_dirty() && counts.queued == 0 && counts.in_flight == 0
+        let resolved = !self.has_nexthop_ops() && self.rewritten.is_empty();
+        resolved && self.objects.is_written() && counts.queued == 0 && counts.in_flight == 0
     }
 
     // ---- seen ----
@@ -344,15 +536,37 @@ impl Forwarder {
         self.topology.link(index).map(|link| link.name.as_str())
     }
 
+    /// The hops a target comes to at the time: its own, or those of its nexthop object.
+    pub fn hops(&self, target: &Target) -> Vec<Hop> {
+        match target {
+            Target::Object(group) => self.objects.hops(*group),
+            target => target.hops().to_vec(),
+        }
+    }
+
+    /// The nexthop objects that the kernel refuses, with its last answer.
+    pub fn refused_nexthops(&self) -> impl Iterator<Item = (NexthopId, OpError)> {
+        self.objects.failures()
+    }
+
     /// Numbers for metrics. Their cost doesn't grow with the routes.
     pub fn stats(&self) -> Stats {
         let counts = self.fib.counts();
         let repaired = self.fib.repaired();
+        let (mut plain, mut tunnel, mut blackhole) = (0, 0, 0);
+        for (target, wanted) in self.fib.targets.tally() {
+            *match target {
+                Target::Via(hops) if hops.iter().any(|hop| hop.tunnel) => &mut tunnel,
+                Target::Object(group) if self.objects.is_tunnel(*group) => &mut tunnel,
+                Target::Via(_) | Target::Object(_) => &mut plain,
+                Target::Blackhole => &mut blackhole,
+            } += wanted;
+        }
         Stats {
-            wanted: counts.plain + counts.tunnel + counts.blackhole,
-            wanted_plain: counts.plain,
-            wanted_tunnel: counts.tunnel,
-            wanted_blackhole: counts.blackhole,
+            wanted: plain + tunnel + blackhole,
+            wanted_plain: plain,
+            wanted_tunnel: tunnel,
+            wanted_blackhole: blackhole,
             installed: counts.installed,
             failed: self.fib.refused.len(),
             unresolved: counts.unresolved,
@@ -361,9 +575,11 @@ impl Forwarder {
             queued: counts.queued,
             in_flight: counts.in_flight,
             next_hops: self.next_hops.len(),
+            objects: self.objects.len(),
             repaired_missing: repaired.missing,
             repaired_changed: repaired.changed,
             repaired_extra: repaired.extra,
+            repaired_objects: self.objects.repaired(),
         }
     }
 
@@ -394,7 +610,8 @@ impl Forwarder {
         let mut affected: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for (next_hop, followed) in self.next_hops.iter() {
             if followed.resolution.outcome == Err(Reason::NoTunnel) {
-                let sets = self.sets.iter().filter(|(_, set)| set.members.contains(&next_hop));
+                let over = |way: &Way| way.next_hop == next_hop;
+                let sets = self.sets.iter().filter(|(_, set)| set.ranked.best.iter().any(over));
                 *affected.entry(next_hop.addr).or_default() += sets.map(|(_, set)| set.routes).sum::<usize>();
             }
         }
@@ -407,7 +624,7 @@ impl Forwarder {
 
     /// What BGP chose for a prefix.
     pub(super) fn chosen(&self, prefix: Prefix) -> Option<Chosen> {
-        chosen(&self.fib, &self.sets, prefix)
+        chosen(&self.fib, &self.sets, &self.gone, prefix)
     }
 
     fn wants(&self, prefix: Prefix) -> bool {
@@ -422,7 +639,7 @@ impl Forwarder {
     // ---- consequences ----
 
     fn follow(&mut self, next_hop: NextHop) -> &mut Followed {
-        let chosen = |prefix| chosen(&self.fib, &self.sets, prefix);
+        let chosen = |prefix| chosen(&self.fib, &self.sets, &self.gone, prefix);
         let context = Context { topology: &self.topology, settings: &self.settings, chosen: &chosen };
         self.next_hops.follow(next_hop, &context)
     }
@@ -430,7 +647,7 @@ impl Forwarder {
     /// The kernel's own housekeeping.
     fn flush(&mut self, cause: Flush) {
         let topology = &self.topology;
-        self.fib.flush(|family, hops| topology.flushes(cause, family, hops));
+        self.fib.flush(|family, target| topology.flushes(cause, family, target.hops()));
         let rivals: Vec<Prefix> = self.fib.rivals().keys().copied().collect();
         for prefix in rivals {
             self.take_rival(prefix);
@@ -449,38 +666,85 @@ impl Forwarder {
         self.fib.set_rivals(&rivals);
     }
 
-    fn new_set(&mut self, members: Arc<[NextHop]>) -> SetId {
-        for member in members.iter() {
-            self.follow(*member).sets += 1;
+    fn new_set(&mut self, ranked: &Arc<Ranked>) -> SetId {
+        for next_hop in ranked.next_hops() {
+            self.follow(next_hop).sets += 1;
         }
-        let (target, direct) = self.evaluate(&members);
-        self.sets.insert(members, target, direct)
+        let id = self.sets.insert(Arc::clone(ranked));
+        if self.settings.objects
+            && let Some(set) = self.sets.get_mut(id)
+        {
+            set.object = Some(self.objects.group(ranked));
+        }
+        self.evaluate(id);
+        id
     }
 
-    /// What next hops come to, whatever the prefix: a target with one more user, and whether all
-    /// are on-link.
-    fn evaluate(&mut self, members: &[NextHop]) -> (TargetId, bool) {
-        let followed = || members.iter().filter_map(|member| self.next_hops.get(*member));
-        let hops: Vec<Hop> = followed().flat_map(|one| one.resolution.hops()).copied().collect();
-        let direct = followed().all(Followed::is_direct);
-        (self.fib.targets.intern_hops(hops), direct)
+    /// What a set comes to, whatever the prefix. Returns whether that is another target now; another
+    /// content of the same object is not.
+    fn evaluate(&mut self, id: SetId) -> bool {
+        let Some(set) = self.sets.get(id) else { return false };
+        let (ranked, object) = (Arc::clone(&set.ranked), set.object);
+        let direct =
+            ranked.next_hops().iter().all(|next_hop| self.next_hops.get(*next_hop).is_some_and(Followed::is_direct));
+        let known = |forwarder: &Self, next_hop| {
+            forwarder.next_hops.get(next_hop).map(|one| one.resolution.hops().to_vec()).unwrap_or_default()
+        };
+        let hops = self.hops_of(&ranked, known);
+        // Nothing better is known for what is about to go.
+        let doomed = hops.is_empty() && ranked.ways().any(|way| self.gone.contains(&way.source));
+        let target = match object {
+            _ if doomed => None,
+            Some(group) if !hops.is_empty() => {
+                let spare = self.left(&ranked.backup, known).into_iter().find(|hop| !hops.contains(hop));
+                self.objects.set_group(group, &ranked, &hops, spare);
+                Some(self.fib.targets.intern(&Target::Object(group)))
+            }
+            Some(group) => {
+                self.objects.unset_group(group);
+                Some(TargetId::NONE)
+            }
+            None => Some(self.fib.targets.intern_hops(hops)),
+        };
+        let Some(set) = self.sets.get_mut(id) else { return false };
+        let turned = set.direct != direct;
+        set.direct = direct;
+        let Some(target) = target else { return turned };
+        let before = std::mem::replace(&mut set.target, target);
+        self.fib.targets.release(before);
+        turned || before != target
+    }
+
+    /// The hops of the best ways that are left; if none is, those of the backup.
+    fn hops_of(&self, ranked: &Ranked, hops: impl Fn(&Self, NextHop) -> Vec<Hop>) -> Vec<Hop> {
+        let best = self.left(&ranked.best, &hops);
+        if best.is_empty() { self.left(&ranked.backup, &hops) } else { best }
+    }
+
+    /// The hops of the ways that are left.
+    fn left(&self, ways: &[Way], hops: impl Fn(&Self, NextHop) -> Vec<Hop>) -> Vec<Hop> {
+        let left = ways.iter().filter(|way| !self.gone.contains(&way.source));
+        let mut hops: Vec<Hop> = left.flat_map(|way| hops(self, way.next_hop)).collect();
+        hops.sort_unstable();
+        hops.dedup();
+        hops
     }
 
     /// Wants for a prefix what a set comes to; returns the set it had.
     fn want(&mut self, prefix: Prefix, id: SetId) -> SetId {
         let Some(set) = self.sets.get(id) else { return id };
-        let lies_in = |member: &&NextHop| {
-            prefix.contains(member.addr) && !self.next_hops.get(**member).is_some_and(Followed::is_direct)
+        let lies_in = |way: &Way| {
+            prefix.contains(way.next_hop.addr) && !self.next_hops.get(way.next_hop).is_some_and(Followed::is_direct)
         };
-        if set.direct || !set.members.iter().any(|member| lies_in(&member)) {
+        if set.direct || !set.ranked.ways().any(lies_in) {
             if !self.winding.is_empty() {
                 self.winding.remove(&prefix);
             }
             return self.fib.want(prefix, id, set.target);
         }
-        let members = Arc::clone(&set.members);
-        let hops: Vec<Hop> =
-            members.iter().flat_map(|member| self.resolve(*member, Some(prefix)).hops().to_vec()).collect();
+        let ranked = Arc::clone(&set.ranked);
+        let hops =
+            self.hops_of(&ranked, |forwarder, next_hop| forwarder.resolve(next_hop, Some(prefix)).hops().to_vec());
         let target = self.fib.targets.intern_hops(hops);
         let before = self.fib.want(prefix, id, target);
         self.fib.targets.release(target);
@@ -495,64 +759,83 @@ impl Forwarder {
         }
         if let Some(set) = self.sets.release(before) {
             self.fib.targets.release(set.target);
-            for member in set.members.iter() {
-                if let Some(followed) = self.next_hops.get_mut(*member) {
+            if let Some(group) = set.object {
+                self.objects.release(group);
+            }
+            self.touched.remove(&before);
+            self.rewritten.remove(&before);
+            for next_hop in set.ranked.next_hops() {
+                if let Some(followed) = self.next_hops.get_mut(next_hop) {
                     followed.sets = followed.sets.saturating_sub(1);
                 }
             }
         }
     }
 
+    /// Resolves again what is marked, and sees what it makes of the sets over it.
+    fn update_sets(&mut self) {
+        if self.next_hops.is_dirty() {
+            let chosen = |prefix| chosen(&self.fib, &self.sets, &self.gone, prefix);
+            let context = Context { topology: &self.topology, settings: &self.settings, chosen: &chosen };
+            let changed = self.next_hops.settle(&context, &mut self.moved);
+            if !changed.is_empty() {
+                self.touched.extend(self.sets.with_any(|way| changed.contains(&way.next_hop)));
+            }
+            self.winding_touched = true;
+        }
+        for id in std::mem::take(&mut self.touched) {
+            if self.evaluate(id) {
+                self.rewritten.insert(id);
+            }
+        }
+    }
+
     /// Resolves again what is marked, and rewrites the routes over it.
     fn update(&mut self) {
-        if !self.next_hops.is_dirty() {
-            return;
-        }
-        let chosen = |prefix| chosen(&self.fib, &self.sets, prefix);
-        let context = Context { topology: &self.topology, settings: &self.settings, chosen: &chosen };
-        let changed = self.next_hops.settle(&context, &mut self.moved);
-
-        let mut rewritten = HashSet::with_hasher(ahash::RandomState::new());
-        for id in self.sets.with_any(&changed) {
-            let Some(members) = self.sets.get(id).map(|set| Arc::clone(&set.members)) else { continue };
-            let (target, direct) = self.evaluate(&members);
-            let Some(set) = self.sets.get_mut(id) else { continue };
-            if (set.target, set.direct) != (target, direct) {
-                rewritten.insert(id);
-            }
-            set.direct = direct;
-            let before = std::mem::replace(&mut set.target, target);
-            self.fib.targets.release(before);
-        }
+        self.update_sets();
         let mut routes: Vec<(Prefix, SetId)> = Vec::new();
+        let rewritten = std::mem::take(&mut self.rewritten);
         if !rewritten.is_empty() {
             let over = self.fib.slots().filter(|(_, slot)| rewritten.contains(&slot.set));
             routes.extend(over.map(|(prefix, slot)| (prefix, slot.set)));
-            // A hash map's order is nobody's business.
-            routes.sort_unstable();
         }
-        let winding = self.winding.iter().filter_map(|prefix| Some((*prefix, self.fib.slot(*prefix)?.set)));
-        routes.extend(winding);
+        if std::mem::take(&mut self.winding_touched) {
+            let winding = self.winding.iter().filter_map(|prefix| Some((*prefix, self.fib.slot(*prefix)?.set)));
+            routes.extend(winding);
+        }
         for (prefix, set) in routes {
             self.want(prefix, set);
         }
     }
 }
 
-/// What BGP chose for a prefix.
-fn chosen(fib: &Fib, sets: &Sets, prefix: Prefix) -> Option<Chosen> {
+/// What BGP chose for a prefix, as far as it is left.
+fn chosen(fib: &Fib, sets: &Sets, gone: &BTreeSet<u32>, prefix: Prefix) -> Option<Chosen> {
     match fib.slot(prefix)?.set {
         SetId::NONE => None,
         SetId::BLACKHOLE => Some(Chosen::Blackhole),
-        set => Some(Chosen::Via(Arc::clone(&sets.get(set)?.members))),
+        set => {
+            let ranked = &sets.get(set)?.ranked;
+            let left = |ways: &[Way]| -> Vec<NextHop> {
+                ways.iter().filter(|way| !gone.contains(&way.source)).map(|way| way.next_hop).collect()
+            };
+            let best = left(&ranked.best);
+            let mut next_hops = if best.is_empty() { left(&ranked.backup) } else { best };
+            next_hops.dedup();
+            Some(Chosen::Via(next_hops.into()))
+        }
     }
 }
 
 /// A target as netlink reports it, with the hops over our tunnel device marked as such.
 fn name_tunnel(target: Target, tunnel: Option<u32>) -> Target {
-    let named = |hop: &Hop| Hop { tunnel: Some(hop.device) == tunnel, ..*hop };
+    let named = |hop: &Hop| name_hop(hop, tunnel);
     match target {
         Target::Via(hops) if hops.iter().any(|hop| named(hop) != *hop) => Target::Via(hops.iter().map(named).collect()),
         target => target,
     }
+}
+
+fn name_hop(hop: &Hop, tunnel: Option<u32>) -> Hop {
+    Hop { tunnel: Some(hop.device) == tunnel, ..*hop }
 }

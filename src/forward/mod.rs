@@ -13,9 +13,11 @@
 //! | `encap` | direct, tunnel or recursive |
 //! | `resolve` | one next hop to hops, or why not |
 //! | `next_hops` | the next hops in use and how each is resolved |
-//! | `sets` | sets of next hops, which many routes share |
+//! | `sets` | ranked sets of ways, which many routes share |
+//! | `objects` | the kernel's nexthop objects, one per ranked set |
 //! | `targets` | sets of hops, which many routes share |
 //! | `slot` | one prefix: wanted, actual, under way |
+//! | `table` | prefix → slot |
 //! | `fib` | all prefixes, the writes to come and the answers to them |
 //! | `retry` | writes the kernel refused |
 //! | `forwarder` | joins them |
@@ -30,11 +32,13 @@ mod forwarder;
 mod host;
 mod kernel;
 mod next_hops;
+mod objects;
 mod resolve;
 mod retry;
 mod sets;
 mod slot;
 pub mod sysctls;
+mod table;
 mod targets;
 mod topology;
 mod words;
@@ -43,8 +47,11 @@ pub use encap::{Encap, choose};
 pub use explain::{Explanation, FailureView, NextHopView};
 pub use forwarder::{Conflict, Forwarder, Settings, Stats};
 pub use kernel::{Address, Dump, ForeignRoute, KernelEvent, Link, RouteKind};
+pub use objects::source_of;
 pub use resolve::{Reason, Resolution, Through};
-pub use words::{FibOp, Hop, NextHop, Nexthop, NexthopId, NexthopObject, NexthopOp, OpError, Target, TunnelMode};
+pub use words::{
+    Batch, FibOp, Hop, NextHop, Nexthop, NexthopId, NexthopObject, NexthopOp, OpError, Target, TunnelMode, Way,
+};
 
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,13 @@ impl NextHops {
         }
     }
 
+    /// Routes of ours lead elsewhere.
+    pub(super) fn mark_indirect(&mut self) {
+        if !self.all_dirty {
+            self.dirty.extend(&self.indirect);
+        }
+    }
+
     /// A route of ours changed.
     pub(super) fn mark_own(&mut self, prefix: Prefix) {
         if !self.all_dirty && first_in(&self.indirect, prefix).is_some() {

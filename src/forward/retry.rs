@@ -1,10 +1,9 @@
-//! Writes the kernel refused, and when each is tried again.
+//! Writes the kernel refused, of routes or of nexthop objects, and when each is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::OpError;
-use crate::net::Prefix;
 
 /// First pause after a refused write; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -23,14 +22,20 @@ pub(super) struct Failure {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
-pub(super) struct Refused {
-    failures: BTreeMap<Prefix, Failure>,
+#[derive(Debug)]
+pub(super) struct Refused<K> {
+    failures: BTreeMap<K, Failure>,
     /// Those that wait, earliest first
-    queue: BTreeSet<(Instant, Prefix)>,
+    queue: BTreeSet<(Instant, K)>,
 }
 
-impl Refused {
+impl<K> Default for Refused<K> {
+    fn default() -> Self {
+        Self { failures: BTreeMap::new(), queue: BTreeSet::new() }
+    }
+}
+
+impl<K: Copy + Ord> Refused<K> {
     /// Nothing was refused.
     pub(super) fn is_empty(&self) -> bool {
         self.failures.is_empty()
@@ -42,21 +47,21 @@ impl Refused {
     }
 
     /// A write was refused, perhaps again.
-    pub(super) fn record(&mut self, prefix: Prefix, error: OpError, now: Instant) {
-        self.stop_waiting(prefix);
-        let count = self.failures.get(&prefix).map_or(0, |failure| failure.count).saturating_add(1);
+    pub(super) fn record(&mut self, key: K, error: OpError, now: Instant) {
+        self.stop_waiting(key);
+        let count = self.failures.get(&key).map_or(0, |failure| failure.count).saturating_add(1);
         let pause = FIRST_PAUSE.saturating_mul(1 << (count - 1).min(16)).min(LAST_PAUSE);
         let retry_at = now + pause;
-        self.failures.insert(prefix, Failure { count, error, retry_at });
-        self.queue.insert((retry_at, prefix));
+        self.failures.insert(key, Failure { count, error, retry_at });
+        self.queue.insert((retry_at, key));
     }
 
-    /// A prefix whose time has come; it no longer waits.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Prefix> {
-        let (at, prefix) = *self.queue.first()?;
+    /// One whose time has come; it no longer waits.
+    pub(super) fn due(&mut self, now: Instant) -> Option<K> {
+        let (at, key) = *self.queue.first()?;
         (at <= now).then(|| {
             self.queue.pop_first();
-            prefix
+            key
         })
     }
 
@@ -66,38 +71,39 @@ impl Refused {
     }
 
     /// It will be tried before its time; the count goes on if that fails as well.
-    pub(super) fn stop_waiting(&mut self, prefix: Prefix) {
-        if let Some(failure) = self.failures.get(&prefix) {
-            self.queue.remove(&(failure.retry_at, prefix));
+    pub(super) fn stop_waiting(&mut self, key: K) {
+        if let Some(failure) = self.failures.get(&key) {
+            self.queue.remove(&(failure.retry_at, key));
         }
     }
 
     /// It is as wanted now, or no longer wanted.
-    pub(super) fn forget(&mut self, prefix: Prefix) {
-        self.stop_waiting(prefix);
-        self.failures.remove(&prefix);
+    pub(super) fn forget(&mut self, key: K) {
+        self.stop_waiting(key);
+        self.failures.remove(&key);
     }
 
     /// Those refused for want of a link or an address.
-    pub(super) fn unreachable(&self) -> Vec<Prefix> {
+    pub(super) fn unreachable(&self) -> Vec<K> {
         let hopeful = |failure: &Failure| matches!(failure.error, OpError::Unreachable | OpError::NoDevice);
-        self.failures.iter().filter(|(_, failure)| hopeful(failure)).map(|(prefix, _)| *prefix).collect()
+        self.failures.iter().filter(|(_, failure)| hopeful(failure)).map(|(key, _)| *key).collect()
     }
 
     /// One of them.
-    pub(super) fn get(&self, prefix: Prefix) -> Option<Failure> {
-        self.failures.get(&prefix).copied()
+    pub(super) fn get(&self, key: K) -> Option<Failure> {
+        self.failures.get(&key).copied()
     }
 
-    /// All, by prefix.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Prefix, Failure)> {
-        self.failures.iter().map(|(prefix, failure)| (*prefix, *failure))
+    /// All, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K, Failure)> {
+        self.failures.iter().map(|(key, failure)| (*key, *failure))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Prefix;
 
     #[test]
     fn pauses_double_up_to_half_a_minute() {

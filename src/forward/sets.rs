@@ -1,16 +1,18 @@
-//! Sets of next hops, each kept once: routes with the same next hops share one.
+//! Ranked sets of ways, each kept once: routes with the same best and backup ways share one.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::NextHop;
 use super::targets::TargetId;
+use super::{NextHop, NexthopId, Way};
+use crate::net::Family;
 
 /// A set's number.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct SetId(u32);
 
 impl SetId {
@@ -20,14 +22,51 @@ impl SetId {
     pub(super) const BLACKHOLE: Self = Self(1);
 }
 
-/// Next hops, and what they come to.
+/// The ways of a route: those it goes over, and those that take over when none of these is left.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Ranked {
+    /// Of the routes; a kernel nexthop object without a gateway serves one family only
+    pub family: Family,
+    /// Sorted, none twice
+    pub best: SmallVec<[Way; 4]>,
+    /// Sorted, none twice; may be empty
+    pub backup: SmallVec<[Way; 4]>,
+}
+
+impl Ranked {
+    fn new(family: Family, best: &[Way], backup: &[Way]) -> Self {
+        let sorted = |ways: &[Way]| {
+            let mut ways: SmallVec<[Way; 4]> = ways.into();
+            ways.sort_unstable();
+            ways.dedup();
+            ways
+        };
+        Self { family, best: sorted(best), backup: sorted(backup) }
+    }
+
+    /// All ways, the best first.
+    pub(super) fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.best.iter().chain(&self.backup)
+    }
+
+    /// All next hops, each once, sorted.
+    pub(super) fn next_hops(&self) -> SmallVec<[NextHop; 8]> {
+        let mut next_hops: SmallVec<[NextHop; 8]> = self.ways().map(|way| way.next_hop).collect();
+        next_hops.sort_unstable();
+        next_hops.dedup();
+        next_hops
+    }
+}
+
+/// A ranked set, and what it comes to.
 #[derive(Debug)]
 pub(super) struct Set {
-    /// Sorted, none twice
-    pub members: Arc<[NextHop]>,
-    /// The hops of all members that can be reached; the set is one of its users
+    pub ranked: Arc<Ranked>,
+    /// What routes over it do; the set is one of its users
     pub target: TargetId,
-    /// All members are on-link and go without a tunnel: the prefix routed makes no difference
+    /// The nexthop object that stands for it, where there are objects
+    pub object: Option<NexthopId>,
+    /// All next hops are on-link and go without a tunnel: the prefix routed makes no difference
     pub direct: bool,
     /// Routes that use it
     pub routes: usize,
@@ -38,9 +77,9 @@ pub(super) struct Set {
 pub(super) struct Sets {
     entries: Vec<Option<Set>>,
     free: Vec<u32>,
-    ids: HashMap<Arc<[NextHop]>, SetId, RandomState>,
-    /// The last list asked for: routes come in runs with the same next hops
-    last: (SmallVec<[NextHop; 4]>, SetId),
+    ids: HashMap<Arc<Ranked>, SetId, RandomState>,
+    /// The last one asked for, as it was asked for: routes come in runs with the same ways
+    last: (Ranked, SetId),
 }
 
 impl Sets {
@@ -50,30 +89,30 @@ impl Sets {
             entries: vec![None, None],
             free: Vec::new(),
             ids: HashMap::default(),
-            last: (SmallVec::new(), SetId::NONE),
+            last: (Ranked::new(Family::Ipv4, &[], &[]), SetId::NONE),
         }
     }
 
-    /// The set of these next hops, in any order; `Err` with its sorted members if it is new.
-    pub(super) fn find(&mut self, next_hops: &[NextHop]) -> Result<SetId, Arc<[NextHop]>> {
-        if self.last.1 != SetId::NONE && self.last.0.as_slice() == next_hops {
-            return Ok(self.last.1);
+    /// The set of these ways, in any order; `Err` with what it is made of if it is new.
+    pub(super) fn find(&mut self, family: Family, best: &[Way], backup: &[Way]) -> Result<SetId, Arc<Ranked>> {
+        let (last, id) = &self.last;
+        if *id != SetId::NONE && last.family == family && *last.best == *best && *last.backup == *backup {
+            return Ok(*id);
         }
-        let mut members: SmallVec<[NextHop; 8]> = next_hops.into();
-        members.sort_unstable();
-        members.dedup();
-        match self.ids.get(members.as_slice()) {
+        let ranked = Ranked::new(family, best, backup);
+        match self.ids.get::<Ranked>(&ranked) {
             Some(id) => {
-                self.last = (next_hops.into(), *id);
+                self.last = (Ranked { family, best: best.into(), backup: backup.into() }, *id);
                 Ok(*id)
             }
-            None => Err(members.as_slice().into()),
+            None => Err(Arc::new(ranked)),
         }
     }
 
     /// A new set, used by no route yet.
-    pub(super) fn insert(&mut self, members: Arc<[NextHop]>, target: TargetId, direct: bool) -> SetId {
-        let set = Some(Set { members: Arc::clone(&members), target, direct, routes: 0 });
+    pub(super) fn insert(&mut self, ranked: Arc<Ranked>) -> SetId {
+        let set =
+            Some(Set { ranked: Arc::clone(&ranked), target: TargetId::NONE, object: None, direct: false, routes: 0 });
         let id = if let Some(id) = self.free.pop() {
             if let Some(entry) = self.entries.get_mut(id as usize) {
                 *entry = set;
@@ -83,7 +122,7 @@ impl Sets {
             self.entries.push(set);
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
         };
-        self.ids.insert(members, SetId(id));
+        self.ids.insert(ranked, SetId(id));
         SetId(id)
     }
 
@@ -110,7 +149,7 @@ impl Sets {
             return None;
         }
         let set = self.entries.get_mut(id.0 as usize)?.take()?;
-        self.ids.remove(&set.members);
+        self.ids.remove::<Ranked>(set.ranked.borrow());
         self.free.push(id.0);
         if self.last.1 == id {
             self.last.1 = SetId::NONE;
@@ -123,9 +162,8 @@ impl Sets {
         (0..).map(SetId).zip(&self.entries).filter_map(|(id, set)| Some((id, set.as_ref()?)))
     }
 
-    /// Sets with one of these members.
-    pub(super) fn with_any(&self, next_hops: &HashSet<NextHop, RandomState>) -> Vec<SetId> {
-        let touched = |set: &Set| set.members.iter().any(|member| next_hops.contains(member));
-        self.iter().filter(|(_, set)| touched(set)).map(|(id, _)| id).collect()
+    /// Sets with a way as asked.
+    pub(super) fn with_any(&self, which: impl Fn(&Way) -> bool) -> Vec<SetId> {
+        self.iter().filter(|(_, set)| set.ranked.ways().any(&which)).map(|(id, _)| id).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! One prefix's state and what has to be done about it.
 
 use super::sets::SetId;
-use super::targets::{Kind, TargetId, Targets};
+use super::targets::TargetId;
 
 /// A prefix's state. Twenty bytes: there is one for each route.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +87,6 @@ pub(super) enum Plan {
 /// How many prefixes are in which state.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Counts {
-    pub plain: usize,
-    pub tunnel: usize,
-    pub blackhole: usize,
     pub installed: usize,
     pub unresolved: usize,
     pub stale: usize,
@@ -98,13 +95,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn tally(&mut self, slot: Slot, targets: &Targets, step: impl Fn(&mut usize)) {
-        match targets.kind(slot.wanted) {
-            Kind::None => {}
-            Kind::Plain => step(&mut self.plain),
-            Kind::Tunnel => step(&mut self.tunnel),
-            Kind::Blackhole => step(&mut self.blackhole),
-        }
+    pub(super) fn tally(&mut self, slot: Slot, step: impl Fn(&mut usize)) {
         if slot.wanted.is_some() && slot.wanted == slot.actual {
             step(&mut self.installed);
         }

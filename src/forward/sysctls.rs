@@ -22,13 +22,21 @@ impl Setting {
     }
 }
 
+/// Whether the kernel tells of every route again when a nexthop object changes; 1 by default.
+pub const NEXTHOP_COMPAT_MODE: &str = "net.ipv4.nexthop_compat_mode";
+
 /// Settings in the order in which they must be written.
 ///
 /// `tunnel` is the name of the tunnel device, if one is used; it must exist by then. `ipv6` says
-/// whether IPv6 is routed. `uplinks` are the devices a router may advertise a default route on:
+/// whether IPv6 is routed, `objects` whether routes refer to nexthop objects. `uplinks` are the devices a router may advertise a default route on:
 /// they keep it although the host becomes a router. Container devices must not be among them,
 /// or a container could become the host's default router.
-pub fn wanted<'a>(tunnel: Option<&str>, ipv6: bool, uplinks: impl IntoIterator<Item = &'a str>) -> Vec<Setting> {
+pub fn wanted<'a>(
+    tunnel: Option<&str>,
+    ipv6: bool,
+    objects: bool,
+    uplinks: impl IntoIterator<Item = &'a str>,
+) -> Vec<Setting> {
     let mut list = vec![
         // First: writing it resets other settings to the defaults of a router (ip-sysctl: ip_forward).
         Setting::always("net.ipv4.ip_forward", "1"),
@@ -42,6 +50,11 @@ pub fn wanted<'a>(tunnel: Option<&str>, ipv6: bool, uplinks: impl IntoIterator<I
         // device counts, so a strict `all` must become loose; other values are the operator's.
         Setting::instead_of("net.ipv4.conf.all.rp_filter", "1", "2"),
     ];
+    if objects {
+        // By default a changed object costs as much as all routes that use it, for programs that know
+        // no objects. The one setting counts for IPv6 too.
+        list.push(Setting::always(NEXTHOP_COMPAT_MODE, "0"));
+    }
     if let Some(tunnel) = tunnel {
         let tunnel = device(tunnel);
         list.push(Setting::always(format!("net.ipv4.conf.{tunnel}.rp_filter"), "0"));
@@ -75,16 +88,18 @@ mod tests {
 
     #[test]
     fn forwarding_comes_first_and_ipv6_only_where_it_is_routed() {
-        let ipv4 = wanted(Some("wayleave0"), false, ["eth0"]);
+        let ipv4 = wanted(Some("wayleave0"), false, true, ["eth0"]);
         assert_eq!(keys(&ipv4)[0], "net.ipv4.ip_forward");
         assert!(keys(&ipv4).contains(&"net.ipv4.conf.wayleave0.rp_filter"));
+        assert!(keys(&ipv4).contains(&NEXTHOP_COMPAT_MODE));
         assert!(keys(&ipv4).iter().all(|key| key.starts_with("net.ipv4.")));
-        assert!(!keys(&wanted(None, false, [])).iter().any(|key| key.contains("wayleave0")));
+        let least = wanted(None, false, false, []);
+        assert!(!keys(&least).iter().any(|key| key.contains("wayleave0") || *key == NEXTHOP_COMPAT_MODE));
     }
 
     #[test]
     fn a_learned_default_route_survives() {
-        let both = wanted(None, true, ["eth0.100"]);
+        let both = wanted(None, true, false, ["eth0.100"]);
         let keys = keys(&both);
         let accept = keys.iter().position(|key| *key == "net.ipv6.conf.eth0/100.accept_ra").unwrap();
         let forward = keys.iter().position(|key| *key == "net.ipv6.conf.all.forwarding").unwrap();

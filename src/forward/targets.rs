@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use super::{Hop, Target};
 
 /// A target's number.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct TargetId(u32);
 
 impl TargetId {
@@ -23,19 +23,11 @@ impl TargetId {
     }
 }
 
-/// What sort of route a target makes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
-    None,
-    Plain,
-    Tunnel,
-    Blackhole,
-}
-
 #[derive(Debug)]
 struct Entry {
     target: Target,
-    kind: Kind,
+    /// Routes that want it
+    wanted: usize,
     /// Users; at 0 the number is free again
     users: usize,
 }
@@ -51,7 +43,7 @@ pub(super) struct Targets {
 impl Targets {
     /// Only the two that are always there.
     pub(super) fn new() -> Self {
-        let blackhole = Entry { target: Target::Blackhole, kind: Kind::Blackhole, users: 1 };
+        let blackhole = Entry { target: Target::Blackhole, wanted: 0, users: 1 };
         Self {
             entries: vec![None, Some(blackhole)],
             free: Vec::new(),
@@ -66,8 +58,7 @@ impl Targets {
             self.retain(id);
             return id;
         }
-        let kind = if target.hops().iter().any(|hop| hop.tunnel) { Kind::Tunnel } else { Kind::Plain };
-        let entry = Some(Entry { target: target.clone(), kind, users: 1 });
+        let entry = Some(Entry { target: target.clone(), wanted: 0, users: 1 });
         let id = if let Some(id) = self.free.pop() {
             if let Some(slot) = self.entries.get_mut(id as usize) {
                 *slot = entry;
@@ -114,9 +105,24 @@ impl Targets {
         self.entries.get(id.0 as usize)?.as_ref().map(|entry| &entry.target)
     }
 
-    /// What sort of route it makes.
-    pub(super) fn kind(&self, id: TargetId) -> Kind {
-        self.entries.get(id.0 as usize).and_then(Option::as_ref).map_or(Kind::None, |entry| entry.kind)
+    /// The number of a target that has one.
+    pub(super) fn find(&self, target: &Target) -> Option<TargetId> {
+        self.ids.get(target).copied().map(TargetId)
+    }
+
+    /// A route wants `now` instead of `before`.
+    pub(super) fn wanted(&mut self, before: TargetId, now: TargetId) {
+        if let Some(entry) = self.entry_mut(before) {
+            entry.wanted = entry.wanted.saturating_sub(1);
+        }
+        if let Some(entry) = self.entry_mut(now) {
+            entry.wanted += 1;
+        }
+    }
+
+    /// Each target that routes want, with their number.
+    pub(super) fn tally(&self) -> impl Iterator<Item = (&Target, usize)> {
+        self.entries.iter().flatten().map(|entry| (&entry.target, entry.wanted)).filter(|(_, wanted)| *wanted > 0)
     }
 
     /// Numbers in use whose target is as asked.
@@ -148,9 +154,8 @@ mod tests {
         assert!(targets.get(ab).is_none());
         let again = targets.intern_hops([hop(3)]);
         assert_eq!(again, ab, "a free number is used again");
-        assert_eq!(targets.kind(again), Kind::Plain);
         targets.release(TargetId::BLACKHOLE);
         targets.release(TargetId::BLACKHOLE);
-        assert_eq!(targets.kind(TargetId::BLACKHOLE), Kind::Blackhole, "always there");
+        assert_eq!(targets.get(TargetId::BLACKHOLE), Some(&Target::Blackhole), "always there");
     }
 }

@@ -47,6 +47,16 @@ impl NextHop {
     }
 }
 
+/// One path's way to its destination: a next hop, and who told of it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Way {
+    /// Where to send
+    pub next_hop: NextHop,
+    /// The same number for all that one peer tells, also after a restart of ours: what comes of its
+    /// end ([`crate::forward::Forwarder::source_down`]) is known before the paths are gone
+    pub source: u32,
+}
+
 /// How the kernel sends it: one way out.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Hop {
@@ -85,8 +95,42 @@ pub enum Nexthop {
     Hop(Hop, Family),
     /// Sends over one of these objects, each with the same weight: sorted, none twice, at least one
     Group(Arc<[NexthopId]>),
+    /// Sends over one of the `used` objects, each with the same weight (sorted, none twice); when the
+    /// kernel has dropped the last of them, over the spare one, without asking anybody
+    Guarded {
+        /// May be empty only where the kernel dropped them
+        used: Arc<[NexthopId]>,
+        /// Carries nothing as long as one of the others is there
+        spare: Option<NexthopId>,
+    },
     /// Anything else: another's object of a sort that we never make
     Other,
+}
+
+impl Nexthop {
+    /// The objects it names.
+    pub fn members(&self) -> impl Iterator<Item = NexthopId> {
+        let (used, spare): (&[NexthopId], _) = match self {
+            Self::Group(used) => (used, None),
+            Self::Guarded { used, spare } => (used, *spare),
+            Self::Hop(..) | Self::Other => (&[], None),
+        };
+        used.iter().copied().chain(spare)
+    }
+
+    /// Without the objects that are gone; `None`: nothing is left of it.
+    #[must_use]
+    pub fn without(&self, gone: &dyn Fn(NexthopId) -> bool) -> Option<Self> {
+        let rest = |used: &[NexthopId]| used.iter().copied().filter(|id| !gone(*id)).collect::<Arc<[_]>>();
+        match self {
+            Self::Group(used) => Some(rest(used)).filter(|used| !used.is_empty()).map(Self::Group),
+            Self::Guarded { used, spare } => {
+                let (used, spare) = (rest(used), spare.filter(|id| !gone(*id)));
+                (!used.is_empty() || spare.is_some()).then_some(Self::Guarded { used, spare })
+            }
+            Self::Hop(..) | Self::Other => Some(self.clone()),
+        }
+    }
 }
 
 /// A kernel nexthop object, whoever made it.
@@ -172,6 +216,24 @@ impl FibOp {
         match self {
             Self::Create(prefix, _) | Self::Replace(prefix, _) | Self::Remove(prefix, _) => *prefix,
         }
+    }
+}
+
+/// Writes in the order they are to be carried out, and what their answers are matched by. The writer
+/// gives it back, so that its memory is used again.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The writes
+    pub ops: Vec<FibOp>,
+    /// Of each, the number of its prefix
+    pub(super) cells: Vec<u32>,
+}
+
+impl Batch {
+    /// Empties it and keeps the room.
+    pub fn clear(&mut self) {
+        self.ops.clear();
+        self.cells.clear();
     }
 }
 

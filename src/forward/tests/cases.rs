@@ -53,10 +53,10 @@ fn next_hops_of_a_host() {
     let node = |addr| plain(addr).ending_tunnel(true);
     let mut forwarder = Forwarder::new(settings());
     forwarder.adopt(host());
-    forwarder.set_route(p("100.64.0.0/16"), &[plain("192.0.2.1")]);
-    forwarder.set_route(p("100.64.1.0/24"), &[plain("100.64.0.9")]);
-    forwarder.set_route(p("100.65.0.0/16"), &[node("203.0.113.9")]);
-    forwarder.set_route(p("10.244.8.0/24"), &[plain("192.0.2.8")]);
+    forwarder.set_route(p("100.64.0.0/16"), &ways(&[plain("192.0.2.1")]), &[]);
+    forwarder.set_route(p("100.64.1.0/24"), &ways(&[plain("100.64.0.9")]), &[]);
+    forwarder.set_route(p("100.65.0.0/16"), &ways(&[node("203.0.113.9")]), &[]);
+    forwarder.set_route(p("10.244.8.0/24"), &ways(&[plain("192.0.2.8")]), &[]);
     forwarder.set_blackhole(p("10.244.7.0/24"));
     let cases = [
         // (why, next hop, distance, outcome)
@@ -114,7 +114,7 @@ fn a_path_never_leads_through_itself() {
     let node = loopback.ending_tunnel(true);
     let own = p("10.0.0.7/32");
     assert_eq!(forwarder.next_hop_for(own, loopback), None, "nothing leads there");
-    forwarder.set_route(own, &[NextHop::new(ip("192.0.2.1"))]);
+    forwarder.set_route(own, &ways(&[NextHop::new(ip("192.0.2.1"))]), &[]);
     forwarder.settle();
     let cases = [
         // (why, prefix, next hop, distance)
@@ -128,10 +128,10 @@ fn a_path_never_leads_through_itself() {
         assert_eq!(forwarder.next_hop_for(prefix, next_hop), distance, "{why}");
     }
     // Two paths, one of them over itself: only the other counts, and nothing goes round in circles.
-    forwarder.set_route(own, &[NextHop::new(ip("192.0.2.1")), loopback]);
+    forwarder.set_route(own, &ways(&[NextHop::new(ip("192.0.2.1")), loopback]), &[]);
     assert!(forwarder.settle().is_empty(), "the way to it has not changed");
     assert_eq!(forwarder.route(own).0, Some(via(&[Hop::direct(ip("192.0.2.1"), ETH0)])));
-    forwarder.set_route(own, &[loopback]);
+    forwarder.set_route(own, &ways(&[loopback]), &[]);
     assert_eq!(forwarder.settle(), [ip("10.0.0.7")]);
     assert_eq!(forwarder.route(own).0, None);
     assert_eq!(forwarder.stats().unresolved, 1);
@@ -142,8 +142,8 @@ fn without_a_tunnel_device_only_tunnelled_next_hops_suffer() {
     let mut forwarder = Forwarder::new(Settings { tunnel_device: None, ..settings() });
     forwarder.adopt(host());
     let far = NextHop::new(ip("192.88.0.1")).ending_tunnel(true);
-    forwarder.set_route(p("10.244.1.0/24"), &[NextHop::new(ip("192.0.2.1")), far]);
-    forwarder.set_route(p("10.244.2.0/24"), &[far]);
+    forwarder.set_route(p("10.244.1.0/24"), &ways(&[NextHop::new(ip("192.0.2.1")), far]), &[]);
+    forwarder.set_route(p("10.244.2.0/24"), &ways(&[far]), &[]);
     assert_eq!(forwarder.affected_without_tunnel(), [(ip("192.88.0.1"), 2)]);
     assert_eq!(forwarder.route(p("10.244.1.0/24")).0, Some(via(&[Hop::direct(ip("192.0.2.1"), ETH0)])));
     assert_eq!(forwarder.route(p("10.244.2.0/24")).0, None);
@@ -176,7 +176,7 @@ fn settings_choose_the_tunnel() {
     for (why, tunnel, endpoints, next_hop, hop) in cases {
         let mut forwarder = Forwarder::new(settings());
         forwarder.adopt(host());
-        forwarder.set_route(prefix, &[NextHop::new(ip(next_hop))]);
+        forwarder.set_route(prefix, &ways(&[NextHop::new(ip(next_hop))]), &[]);
         forwarder.configure(Settings { tunnel, tunnel_endpoints: vec![p(endpoints)], ..settings() });
         forwarder.settle();
         assert_eq!(forwarder.route(prefix).0, Some(via(&[hop])), "{why}");
@@ -190,12 +190,13 @@ fn explained_in_words() {
     let prefix = p("10.244.1.0/24");
     forwarder.set_route(
         prefix,
-        &[
+        &ways(&[
             NextHop::new(ip("192.0.2.1")),
             NextHop::new(ip("192.88.0.1")).ending_tunnel(true),
             NextHop::new(ip("198.51.100.1")),
             NextHop::new(ip("203.0.113.9")),
-        ],
+        ]),
+        &[],
     );
     let explanation = forwarder.explain_addr(ip("10.244.1.77")).unwrap();
     assert_eq!(explanation.prefix, prefix);

@@ -20,18 +20,28 @@ fn started(dump: Dump) -> Forwarder {
 }
 
 fn take(forwarder: &mut Forwarder, now: Instant) -> Vec<FibOp> {
-    let mut ops = Vec::new();
-    forwarder.take_ops(now, 1000, &mut ops);
-    ops
+    take_batch(forwarder, now).ops
+}
+
+fn take_batch(forwarder: &mut Forwarder, now: Instant) -> Batch {
+    let mut batch = Batch::default();
+    forwarder.take_ops(now, 1000, &mut batch);
+    batch
 }
 
 /// Takes all writes and has each succeed.
 fn write(forwarder: &mut Forwarder, now: Instant) -> Vec<FibOp> {
-    let ops = take(forwarder, now);
-    for op in &ops {
-        forwarder.acked(op.prefix(), Ok(()), now);
-    }
-    ops
+    let batch = take_batch(forwarder, now);
+    forwarder.answered(&batch, &[], now);
+    batch.ops
+}
+
+/// Takes all writes and has each fail.
+fn refuse(forwarder: &mut Forwarder, error: OpError, now: Instant) -> Vec<FibOp> {
+    let batch = take_batch(forwarder, now);
+    let failed: Vec<_> = (0..batch.ops.len()).map(|place| (place, error)).collect();
+    forwarder.answered(&batch, &failed, now);
+    batch.ops
 }
 
 fn a() -> NextHop {
@@ -55,17 +65,17 @@ fn newer_replaces_older_and_nothing_is_written_twice() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let prefix = p("10.244.1.0/24");
-    forwarder.set_route(prefix, &[a()]);
-    forwarder.set_route(prefix, &[b(), a()]);
-    forwarder.set_route(prefix, &[b()]);
-    assert_eq!(take(&mut forwarder, now), [FibOp::Create(prefix, via_b())]);
-    forwarder.set_route(prefix, &[a()]);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
+    forwarder.set_route(prefix, &ways(&[b(), a()]), &[]);
+    forwarder.set_route(prefix, &ways(&[b()]), &[]);
+    let batch = take_batch(&mut forwarder, now);
+    assert_eq!(batch.ops, [FibOp::Create(prefix, via_b())]);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
     assert_eq!(take(&mut forwarder, now), [], "one write a prefix at a time");
-    assert!(!forwarder.acked(prefix, Ok(()), now), "not yet as wanted");
-    assert_eq!(take(&mut forwarder, now), [FibOp::Replace(prefix, via_a())]);
-    assert!(forwarder.acked(prefix, Ok(()), now));
-    forwarder.set_route(prefix, &[b()]);
-    forwarder.set_route(prefix, &[a(), a()]);
+    forwarder.answered(&batch, &[], now);
+    assert_eq!(write(&mut forwarder, now), [FibOp::Replace(prefix, via_a())]);
+    forwarder.set_route(prefix, &ways(&[b()]), &[]);
+    forwarder.set_route(prefix, &ways(&[a(), a()]), &[]);
     assert_eq!(take(&mut forwarder, now), [], "there and back again is no change");
     forwarder.remove_route(prefix);
     assert_eq!(write(&mut forwarder, now), [FibOp::Remove(prefix, via_a())]);
@@ -78,32 +88,32 @@ fn what_takes_over_is_written_before_the_more_specific_goes() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let (specific, covering) = (p("10.244.1.0/24"), p("10.244.0.0/16"));
-    forwarder.set_route(specific, &[a()]);
+    forwarder.set_route(specific, &ways(&[a()]), &[]);
     write(&mut forwarder, now);
     forwarder.remove_route(specific);
-    forwarder.set_route(covering, &[b()]);
+    forwarder.set_route(covering, &ways(&[b()]), &[]);
     let create = FibOp::Create(covering, via_b());
     let remove = FibOp::Remove(specific, via_a());
     assert_eq!(take(&mut forwarder, now), [create.clone(), remove.clone()]);
 
     // The same when they don't fit into one batch …
     let mut forwarder = started(host());
-    forwarder.set_route(specific, &[a()]);
+    forwarder.set_route(specific, &ways(&[a()]), &[]);
     write(&mut forwarder, now);
     forwarder.remove_route(specific);
-    forwarder.set_route(covering, &[b()]);
-    let mut ops = Vec::new();
-    forwarder.take_ops(now, 1, &mut ops);
-    assert_eq!(ops, [create]);
+    forwarder.set_route(covering, &ways(&[b()]), &[]);
+    let mut batch = Batch::default();
+    forwarder.take_ops(now, 1, &mut batch);
+    assert_eq!(batch.ops, [create]);
     // … and what comes later does not hold the removal up.
     for n in 0..5 {
-        forwarder.set_route(Prefix::new(ip(&format!("10.245.{n}.0")), 24), &[a()]);
+        forwarder.set_route(Prefix::new(ip(&format!("10.245.{n}.0")), 24), &ways(&[a()]), &[]);
     }
-    let mut ops = Vec::new();
-    forwarder.take_ops(now, 5, &mut ops);
-    forwarder.set_route(p("10.246.0.0/24"), &[a()]);
-    forwarder.take_ops(now, 2, &mut ops);
-    assert!(ops.contains(&remove), "{ops:?}");
+    let mut batch = Batch::default();
+    forwarder.take_ops(now, 5, &mut batch);
+    forwarder.set_route(p("10.246.0.0/24"), &ways(&[a()]), &[]);
+    forwarder.take_ops(now, 2, &mut batch);
+    assert!(batch.ops.contains(&remove), "{batch:?}");
 }
 
 #[test]
@@ -120,9 +130,9 @@ fn a_former_run_is_adopted_without_a_write() {
     let mut forwarder = Forwarder::new(Settings { tunnel_device: None, ..settings() });
     forwarder.adopt(dump);
     forwarder.configure(settings());
-    forwarder.set_route(kept, &[a()]);
-    forwarder.set_route(moved, &[a()]);
-    forwarder.set_route(tunnelled, &[far]);
+    forwarder.set_route(kept, &ways(&[a()]), &[]);
+    forwarder.set_route(moved, &ways(&[a()]), &[]);
+    forwarder.set_route(tunnelled, &ways(&[far]), &[]);
     assert_eq!(write(&mut forwarder, now), [FibOp::Replace(moved, via_a())]);
     assert_eq!(forwarder.stats().stale, 1);
     forwarder.start_complete();
@@ -138,10 +148,9 @@ fn a_refused_write_is_tried_again_ever_more_rarely() {
     let mut now = start;
     let mut forwarder = started(host());
     let prefix = p("10.244.1.0/24");
-    forwarder.set_route(prefix, &[a()]);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
     for pause in [100, 200, 400] {
-        assert_eq!(take(&mut forwarder, now), [FibOp::Create(prefix, via_a())]);
-        assert!(!forwarder.acked(prefix, Err(OpError::Other(12)), now));
+        assert_eq!(refuse(&mut forwarder, OpError::Other(12), now), [FibOp::Create(prefix, via_a())]);
         assert_eq!(take(&mut forwarder, now), [], "not before its time");
         let next = forwarder.next_retry().unwrap();
         assert_eq!(next - now, Duration::from_millis(pause));
@@ -150,7 +159,7 @@ fn a_refused_write_is_tried_again_ever_more_rarely() {
     assert_eq!(forwarder.stats().failed, 1);
     assert_eq!(forwarder.explain(prefix).unwrap().failure.map(|f| (f.error, f.count)), Some((OpError::Other(12), 3)));
     // What is wanted changed: no reason to wait.
-    forwarder.set_route(prefix, &[b()]);
+    forwarder.set_route(prefix, &ways(&[b()]), &[]);
     assert_eq!(write(&mut forwarder, start), [FibOp::Create(prefix, via_b())]);
     assert_eq!((forwarder.stats().failed, forwarder.next_retry()), (0, None));
 }
@@ -160,9 +169,8 @@ fn a_link_that_comes_back_is_reason_to_try_again() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let prefix = p("10.244.1.0/24");
-    forwarder.set_route(prefix, &[a()]);
-    take(&mut forwarder, now);
-    forwarder.acked(prefix, Err(OpError::Unreachable), now);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
+    refuse(&mut forwarder, OpError::Unreachable, now);
     forwarder.event(KernelEvent::Address(address(ETH0, "192.0.2.12/24")));
     assert_eq!(take(&mut forwarder, now), [FibOp::Create(prefix, via_a())]);
 }
@@ -172,8 +180,8 @@ fn a_link_down_takes_its_routes_and_up_brings_them_back() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let (single, both) = (p("10.244.1.0/24"), p("10.244.2.0/24"));
-    forwarder.set_route(single, &[a()]);
-    forwarder.set_route(both, &[a(), b()]);
+    forwarder.set_route(single, &ways(&[a()]), &[]);
+    forwarder.set_route(both, &ways(&[a(), b()]), &[]);
     write(&mut forwarder, now);
     assert_eq!(forwarder.next_hop(a()), Some(0));
     assert_eq!(forwarder.next_hop(b()), Some(0));
@@ -208,7 +216,7 @@ fn what_others_do_to_our_routes_is_undone_and_counted() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let (one, two) = (p("10.244.1.0/24"), p("10.244.2.0/24"));
-    forwarder.set_route(one, &[a()]);
+    forwarder.set_route(one, &ways(&[a()]), &[]);
     write(&mut forwarder, now);
 
     forwarder.event(KernelEvent::OwnGone(one, via_a()));
@@ -236,8 +244,7 @@ fn what_others_do_to_our_routes_is_undone_and_counted() {
     forwarder.begin_resync();
     forwarder.resync(Dump { own: vec![(one, via_a()), (one, via_b())], ..host() });
     assert_eq!(write(&mut forwarder, now), [FibOp::Remove(one, via_b()),]);
-    assert_eq!(take(&mut forwarder, now), [FibOp::Create(one, via_a())]);
-    forwarder.acked(one, Err(OpError::Exists), now);
+    assert_eq!(refuse(&mut forwarder, OpError::Exists, now), [FibOp::Create(one, via_a())]);
     assert!(forwarder.needs_resync());
     forwarder.begin_resync();
     forwarder.resync(Dump { own: vec![(one, via_a())], ..host() });
@@ -250,16 +257,16 @@ fn our_own_echo_is_no_news() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let prefix = p("10.244.1.0/24");
-    forwarder.set_route(prefix, &[a()]);
-    take(&mut forwarder, now);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
+    let batch = take_batch(&mut forwarder, now);
     forwarder.event(KernelEvent::Own(prefix, via_a()));
-    forwarder.acked(prefix, Ok(()), now);
+    forwarder.answered(&batch, &[], now);
     forwarder.event(KernelEvent::Own(prefix, via_a()));
     assert_eq!(take(&mut forwarder, now), []);
     forwarder.remove_route(prefix);
-    take(&mut forwarder, now);
+    let batch = take_batch(&mut forwarder, now);
     forwarder.event(KernelEvent::OwnGone(prefix, via_a()));
-    forwarder.acked(prefix, Ok(()), now);
+    forwarder.answered(&batch, &[], now);
     forwarder.event(KernelEvent::OwnGone(prefix, via_a()));
     assert!(forwarder.is_quiescent() && !forwarder.needs_resync());
     assert_eq!(forwarder.stats(), Stats { next_hops: 1, ..Stats::default() });
@@ -270,13 +277,13 @@ fn the_dump_says_nothing_of_what_is_written_meanwhile() {
     let now = Instant::now();
     let mut forwarder = started(host());
     let (before, during, under_way) = (p("10.244.1.0/24"), p("10.244.2.0/24"), p("10.244.3.0/24"));
-    forwarder.set_route(before, &[a()]);
+    forwarder.set_route(before, &ways(&[a()]), &[]);
     write(&mut forwarder, now);
     forwarder.begin_resync();
-    forwarder.set_route(during, &[a()]);
+    forwarder.set_route(during, &ways(&[a()]), &[]);
     forwarder.remove_route(before);
     write(&mut forwarder, now);
-    forwarder.set_route(under_way, &[a()]);
+    forwarder.set_route(under_way, &ways(&[a()]), &[]);
     take(&mut forwarder, now);
     forwarder.resync(Dump { own: vec![(before, via_a())], ..host() });
     assert_eq!(take(&mut forwarder, now), []);
@@ -291,14 +298,14 @@ fn a_foreign_route_is_left_alone() {
     let prefix = p("10.244.1.0/24");
     let other = |metric| foreign("10.244.1.0/24", metric, vec![Hop::direct(b().addr, ETH1)]);
     forwarder.event(KernelEvent::Route(other(50)));
-    forwarder.set_route(prefix, &[a()]);
+    forwarder.set_route(prefix, &ways(&[a()]), &[]);
     assert_eq!(write(&mut forwarder, now), [FibOp::Create(prefix, via_a())], "ours lies beside it");
     let beside = Conflict { prefix, protocol: Some(4), metric: 50, blocks: false };
     assert_eq!(forwarder.conflicts(), std::slice::from_ref(&beside));
 
     // `ip route replace` with our metric: ours is gone and theirs must not be hit.
     forwarder.event(KernelEvent::Route(other(METRIC)));
-    forwarder.set_route(prefix, &[b()]);
+    forwarder.set_route(prefix, &ways(&[b()]), &[]);
     assert_eq!(take(&mut forwarder, now), []);
     let same = Conflict { prefix, protocol: Some(4), metric: METRIC, blocks: true };
     assert_eq!(forwarder.conflicts(), [beside.clone(), same]);
@@ -313,9 +320,8 @@ fn a_foreign_route_is_left_alone() {
 
     // One that only the kernel knows of.
     let unheard = p("10.244.2.0/24");
-    forwarder.set_route(unheard, &[a()]);
-    take(&mut forwarder, now);
-    forwarder.acked(unheard, Err(OpError::Exists), now);
+    forwarder.set_route(unheard, &ways(&[a()]), &[]);
+    refuse(&mut forwarder, OpError::Exists, now);
     assert_eq!(forwarder.conflicts()[1], Conflict { prefix: unheard, protocol: None, metric: METRIC, blocks: true });
     assert!(forwarder.needs_resync());
 }
@@ -327,7 +333,7 @@ fn hops_are_shared_and_forgotten() {
     let prefix = |n: u32| Prefix::new(IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 | n << 8)), 24);
     for n in 0..1000 {
         let next_hops = if n % 2 == 0 { [a(), b()] } else { [b(), a()] };
-        forwarder.set_route(prefix(n), &next_hops);
+        forwarder.set_route(prefix(n), &ways(&next_hops), &[]);
     }
     let ops = write(&mut forwarder, now);
     assert_eq!(ops.len(), 1000);

@@ -13,6 +13,8 @@ pub(super) struct Kernel {
     pub addresses: Vec<Address>,
     pub foreign: Vec<ForeignRoute>,
     pub own: BTreeMap<Prefix, Target>,
+    /// Nexthop objects, all of them ours
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// What the watcher's socket holds
     pub events: VecDeque<KernelEvent>,
     /// The watcher hears our own writes too
@@ -21,6 +23,8 @@ pub(super) struct Kernel {
     pub refuse: u32,
     /// Writes carried out, refused ones too
     pub written: usize,
+    /// The same of nexthop objects, without removals
+    pub nexthops_set: usize,
 }
 
 impl Kernel {
@@ -43,7 +47,7 @@ impl Kernel {
             addresses: self.addresses.clone(),
             foreign: self.foreign.clone(),
             own: self.own.iter().map(|(prefix, target)| (*prefix, target.clone())).collect(),
-            nexthops: Vec::new(),
+            nexthops: self.nexthops.iter().map(|(id, nexthop)| object(*id, nexthop)).collect(),
         }
     }
 
@@ -87,8 +91,98 @@ impl Kernel {
         Ok(())
     }
 
+    pub(super) fn carry_out_nexthop(&mut self, op: &NexthopOp) -> Result<(), OpError> {
+        let (id, nexthop) = match op {
+            NexthopOp::Set(id, nexthop) => (*id, nexthop),
+            NexthopOp::Remove(id) => {
+                let gone = self.nexthops.contains_key(id);
+                self.drop_nexthops(&|one| one == *id);
+                return gone.then_some(()).ok_or(OpError::NoSuchRoute);
+            }
+        };
+        self.nexthops_set += 1;
+        if self.refuse > 0 {
+            self.refuse -= 1;
+            return Err(OpError::Other(105));
+        }
+        if let Nexthop::Hop(hop, _) = nexthop {
+            if !self.links.get(&hop.device).ok_or(OpError::Unreachable)?.carrier {
+                return Err(OpError::Unreachable);
+            }
+            self.check(&via(&[*hop]))?;
+        }
+        let is_hop = |id| matches!(self.nexthops.get(&id), Some(Nexthop::Hop(..)));
+        assert!(!matches!(nexthop, Nexthop::Guarded { used, .. } if used.is_empty()), "{op:?}");
+        if !nexthop.members().all(is_hop) {
+            return Err(OpError::Unreachable);
+        }
+        let sort = |nexthop: &Nexthop| std::mem::discriminant(nexthop);
+        let kept = self.nexthops.get(&id).is_none_or(|known| sort(known) == sort(nexthop));
+        assert!(kept, "{op:?} would turn one sort into another");
+        let nexthop = match nexthop {
+            Nexthop::Hop(hop, family) => Nexthop::Hop(Hop { tunnel: false, ..*hop }, *family),
+            nexthop => nexthop.clone(),
+        };
+        if self.echoes {
+            self.events.push_back(KernelEvent::Nexthop(object(id, &nexthop)));
+        }
+        self.nexthops.insert(id, nexthop);
+        Ok(())
+    }
+
+    /// Drops objects, groups that are left without members, and the routes over all of them. Returns
+    /// what somebody who did it by hand would be told.
+    fn drop_nexthops(&mut self, gone: &dyn Fn(NexthopId) -> bool) -> Vec<KernelEvent> {
+        let mut told = Vec::new();
+        let dropped: Vec<NexthopId> = self.nexthops.keys().copied().filter(|id| gone(*id)).collect();
+        for id in dropped {
+            self.nexthops.remove(&id);
+            told.push(KernelEvent::NexthopGone(id));
+            for (group, nexthop) in self.nexthops.clone() {
+                match nexthop.without(&|one| one == id) {
+                    Some(rest) if rest == nexthop => {}
+                    Some(rest) => {
+                        told.push(KernelEvent::Nexthop(object(group, &rest)));
+                        self.nexthops.insert(group, rest);
+                    }
+                    None => {
+                        told.push(KernelEvent::NexthopGone(group));
+                        self.nexthops.remove(&group);
+                    }
+                }
+            }
+        }
+        let nexthops = &self.nexthops;
+        self.own.retain(|_, target| !matches!(target, Target::Object(id) if !nexthops.contains_key(id)));
+        told
+    }
+
+    /// Where packets to a prefix of ours go.
+    pub(super) fn traffic(&self, prefix: Prefix) -> Option<Vec<Hop>> {
+        let hop = |id: &NexthopId| match self.nexthops.get(id) {
+            Some(Nexthop::Hop(hop, _)) => *hop,
+            other => panic!("{id:?} in a group: {other:?}"),
+        };
+        let mut hops = match self.own.get(&prefix)? {
+            Target::Via(hops) => hops.to_vec(),
+            Target::Blackhole => Vec::new(),
+            Target::Object(id) => match &self.nexthops[id] {
+                Nexthop::Guarded { used, spare } if used.is_empty() => spare.iter().map(hop).collect(),
+                Nexthop::Group(used) | Nexthop::Guarded { used, .. } => used.iter().map(hop).collect(),
+                other => panic!("a route over {other:?}"),
+            },
+        };
+        hops.sort_unstable();
+        Some(hops)
+    }
+
     /// Whether each hop's device is up and its gateway on-link there.
     fn check(&self, target: &Target) -> Result<(), OpError> {
+        if let Target::Object(id) = target
+            && !self.nexthops.contains_key(id)
+        {
+            return Err(OpError::Unreachable);
+        }
         for hop in target.hops() {
             let link = self.links.get(&hop.device).ok_or(OpError::NoDevice)?;
             let gateway = hop.gateway.unwrap();
@@ -109,10 +203,15 @@ impl Kernel {
     // ---- what others do ----
 
     pub(super) fn set_link(&mut self, device: u32, up: bool, carrier: bool) {
+        // A tunnel has nothing that could lose its carrier.
+        let carrier = carrier || device == TUNNEL;
         let Some(link) = self.links.get_mut(&device) else { return };
-        let was_up = link.up;
+        let (was_up, had_carrier) = (link.up, link.up && link.carrier);
         (link.up, link.carrier) = (up, carrier && up);
         self.events.push_back(KernelEvent::Link(link.clone()));
+        if had_carrier && !(up && carrier) {
+            self.drop_hops_over(device);
+        }
         if was_up && !up {
             self.drop_dead(device, |_| true, false);
         }
@@ -122,6 +221,7 @@ impl Kernel {
         if self.links.remove(&device).is_none() {
             return;
         }
+        self.drop_hops_over(device);
         self.drop_dead(device, |_| true, true);
         let gone: Vec<Address> = self.addresses.iter().filter(|known| known.device == device).copied().collect();
         self.addresses.retain(|known| known.device != device);
@@ -154,6 +254,12 @@ impl Kernel {
             }
             _ => {}
         }
+    }
+
+    /// Drops the hops over a device, silently.
+    fn drop_hops_over(&mut self, device: u32) {
+        let nexthops = self.nexthops.clone();
+        self.drop_nexthops(&|id| matches!(nexthops.get(&id), Some(Nexthop::Hop(hop, _)) if hop.device == device));
     }
 
     /// Drops routes over a device, silently: those with no other hop, or with any (`entirely`).
@@ -216,6 +322,30 @@ impl Kernel {
             }
         }
     }
+}
+
+impl Kernel {
+    /// Somebody deletes a nexthop object of ours, or takes what he can out of it.
+    pub(super) fn tamper_with_nexthop(&mut self, index: proptest::sample::Index, delete: bool) {
+        if self.nexthops.is_empty() {
+            return;
+        }
+        let id = *index.get(&self.nexthops.keys().copied().collect::<Vec<_>>());
+        if delete {
+            let told = self.drop_nexthops(&|one| one == id);
+            self.events.extend(told);
+        } else if let Nexthop::Group(used) = &self.nexthops[&id]
+            && used.len() > 1
+        {
+            let less = Nexthop::Group(used[1..].into());
+            self.events.push_back(KernelEvent::Nexthop(object(id, &less)));
+            self.nexthops.insert(id, less);
+        }
+    }
+}
+
+fn object(id: NexthopId, nexthop: &Nexthop) -> NexthopObject {
+    NexthopObject { id, protocol: PROTOCOL, nexthop: nexthop.clone() }
 }
 
 /// A route as the kernel knows it: which device is our tunnel is none of its business.

@@ -16,6 +16,7 @@ const ETH1: u32 = 3;
 const TUNNEL: u32 = 9;
 const TABLE: u32 = 254;
 const METRIC: u32 = 1024;
+const PROTOCOL: u8 = 87;
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
@@ -33,6 +34,8 @@ fn settings() -> Settings {
         tunnel_device: Some(TUNNEL),
         table: TABLE,
         metric: METRIC,
+        protocol: PROTOCOL,
+        objects: false,
     }
 }
 
@@ -54,4 +57,9 @@ fn foreign(prefix: &str, metric: u32, hops: Vec<Hop>) -> ForeignRoute {
 
 fn via(hops: &[Hop]) -> Target {
     Target::via(hops.iter().copied()).unwrap()
+}
+
+/// The ways over these next hops, all told by one peer.
+fn ways(next_hops: &[NextHop]) -> Vec<Way> {
+    next_hops.iter().map(|next_hop| Way { next_hop: *next_hop, source: 1 }).collect()
 }

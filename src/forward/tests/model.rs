@@ -1,6 +1,6 @@
 //! Any order of events ends in the FIB that a computation from scratch gives.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -13,7 +13,11 @@ use crate::net::Family;
 /// What can happen.
 #[derive(Clone, Debug)]
 enum Step {
-    Route(Prefix, Vec<NextHop>),
+    Route(Prefix, Vec<Way>, Vec<Way>),
+    /// A peer is lost, then the table decides without it, then it comes back
+    SourceDown(u32),
+    SourceUp(u32),
+    TamperNexthop(Index, bool),
     Blackhole(Prefix),
     Unroute(Prefix),
     Link {
@@ -108,11 +112,19 @@ fn step() -> impl Strategy<Value = Step> {
     let device = || select(vec![ETH0, ETH1, TUNNEL]);
     let chosen = prefix().prop_flat_map(|prefix| {
         let next_hops = next_hops(prefix.family());
-        (Just(prefix), subsequence(next_hops, 1..=3).prop_shuffle())
+        let ways = |most| {
+            let way =
+                (select(next_hops.clone()), 1u32..=SOURCES).prop_map(|(next_hop, source)| Way { next_hop, source });
+            proptest::collection::vec(way, most)
+        };
+        (Just(prefix), ways(1..=3), ways(0..=2))
     });
     let ipv4 = select(routes().into_iter().filter(|prefix| prefix.family() == Family::Ipv4).collect::<Vec<_>>());
     prop_oneof![
-        12 => chosen.prop_map(|(prefix, next_hops)| Step::Route(prefix, next_hops)),
+        12 => chosen.prop_map(|(prefix, best, backup)| Step::Route(prefix, best, backup)),
+        2 => (1u32..=SOURCES).prop_map(Step::SourceDown),
+        2 => (1u32..=SOURCES).prop_map(Step::SourceUp),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(index, delete)| Step::TamperNexthop(index, delete)),
         1 => prefix().prop_map(Step::Blackhole),
         4 => prefix().prop_map(Step::Unroute),
         4 => (device(), any::<bool>(), any::<bool>()).prop_map(|(device, up, carrier)| Step::Link { device, up, carrier }),
@@ -140,23 +152,38 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Peers that tell of ways.
+const SOURCES: u32 = 3;
+
+/// What the writer says.
+enum Answer {
+    Nexthops(Vec<NexthopOp>, Vec<(usize, OpError)>),
+    Route(u32, FibOp, Result<(), OpError>),
+}
+
+/// The best ways and the backup
+type Chosen = (Vec<Way>, Vec<Way>);
+
 /// The forwarder, the kernel, and the queues between them.
 struct World {
     now: Instant,
     kernel: Kernel,
     forwarder: Forwarder,
-    ops: VecDeque<FibOp>,
-    answers: VecDeque<(Prefix, Result<(), OpError>)>,
+    nexthop_ops: VecDeque<Vec<NexthopOp>>,
+    ops: VecDeque<(u32, FibOp)>,
+    answers: VecDeque<Answer>,
     dump_asked: bool,
     dump: Option<Dump>,
-    chosen: BTreeMap<Prefix, Option<Vec<NextHop>>>,
+    /// What was set last; `None`: dropped
+    chosen: BTreeMap<Prefix, Option<Chosen>>,
+    down: BTreeSet<u32>,
     /// What the RIB believes
     distances: BTreeMap<(Prefix, NextHop), Option<u32>>,
 }
 
 impl World {
-    fn new(kernel: Kernel) -> Self {
-        let mut forwarder = Forwarder::new(settings());
+    fn new(kernel: Kernel, objects: bool) -> Self {
+        let mut forwarder = Forwarder::new(Settings { objects, ..settings() });
         forwarder.adopt(kernel.dump());
         let pairs =
             routes().into_iter().flat_map(|prefix| next_hops(prefix.family()).into_iter().map(move |n| (prefix, n)));
@@ -166,20 +193,37 @@ impl World {
             distances: distances.collect(),
             kernel,
             forwarder,
+            nexthop_ops: VecDeque::new(),
             ops: VecDeque::new(),
             answers: VecDeque::new(),
             dump_asked: false,
             dump: None,
             chosen: BTreeMap::new(),
+            down: BTreeSet::new(),
         }
     }
 
     fn act(&mut self, step: Step) {
         match step {
-            Step::Route(prefix, next_hops) => {
-                self.forwarder.set_route(prefix, &next_hops);
-                self.chosen.insert(prefix, Some(next_hops));
+            Step::Route(prefix, best, backup) => {
+                let left = |ways: Vec<Way>| -> Vec<Way> {
+                    ways.into_iter().filter(|way| !self.down.contains(&way.source)).collect()
+                };
+                self.choose(prefix, left(best), left(backup));
             }
+            Step::SourceDown(source) => {
+                if self.down.insert(source) {
+                    self.forwarder.source_down(source);
+                    self.check_moment();
+                }
+            }
+            Step::SourceUp(source) => {
+                if self.down.remove(&source) {
+                    self.decide_without(source);
+                    self.forwarder.source_up(source);
+                }
+            }
+            Step::TamperNexthop(index, delete) => self.kernel.tamper_with_nexthop(index, delete),
             Step::Blackhole(prefix) => {
                 self.forwarder.set_blackhole(prefix);
                 self.chosen.insert(prefix, None);
@@ -216,30 +260,16 @@ impl World {
                 let tunnel_device = device.then_some(TUNNEL);
                 self.forwarder.configure(Settings { tunnel, tunnel_device, ..settings() });
             }
-            Step::Take(max) => {
-                let mut ops = Vec::new();
-                self.forwarder.take_ops(self.now, max, &mut ops);
-                assert!(ops.len() <= max);
-                let is_removal = |op: &FibOp| matches!(op, FibOp::Remove(..));
-                assert!(ops.is_sorted_by_key(is_removal), "{ops:?}");
-                self.ops.extend(ops);
-            }
-            Step::CarryOut(count) => {
-                for op in self.ops.drain(..count.min(self.ops.len())) {
-                    self.answers.push_back((op.prefix(), self.kernel.carry_out(&op)));
-                }
-            }
-            Step::Answer(count) => {
-                for (prefix, answer) in self.answers.drain(..count.min(self.answers.len())) {
-                    self.forwarder.acked(prefix, answer, self.now);
-                }
-            }
+            Step::Take(max) => self.take(max),
+            Step::CarryOut(count) => self.carry_out(count),
+            Step::Answer(count) => self.answer(count),
             Step::Hear(count) => {
                 for event in self.kernel.events.drain(..count.min(self.kernel.events.len())) {
                     self.forwarder.event(event);
                 }
             }
             Step::WriterLost => {
+                self.nexthop_ops.clear();
                 self.ops.clear();
                 self.answers.clear();
                 self.forwarder.writer_lost();
@@ -263,10 +293,130 @@ impl World {
         }
     }
 
+    fn take(&mut self, max: usize) {
+        self.take_nexthops();
+        let mut batch = Batch::default();
+        self.forwarder.take_ops(self.now, max, &mut batch);
+        assert!(batch.ops.len() <= max);
+        let is_removal = |op: &FibOp| matches!(op, FibOp::Remove(..));
+        assert!(batch.ops.is_sorted_by_key(is_removal), "{batch:?}");
+        self.ops.extend(batch.cells.into_iter().zip(batch.ops));
+    }
+
+    fn carry_out(&mut self, count: usize) {
+        self.carry_out_nexthops();
+        for (cell, op) in self.ops.drain(..count.min(self.ops.len())) {
+            let answer = self.kernel.carry_out(&op);
+            self.answers.push_back(Answer::Route(cell, op, answer));
+        }
+    }
+
+    fn answer(&mut self, count: usize) {
+        for answer in self.answers.drain(..count.min(self.answers.len())) {
+            match answer {
+                Answer::Nexthops(ops, failed) => self.forwarder.nexthops_answered(&ops, &failed, self.now),
+                Answer::Route(cell, op, answer) => {
+                    let failed: Vec<_> = answer.err().map(|error| (0, error)).into_iter().collect();
+                    let batch = Batch { ops: vec![op], cells: vec![cell] };
+                    self.forwarder.answered(&batch, &failed, self.now);
+                }
+            }
+        }
+    }
+
     /// Between a foreign route with our metric and the news of it lies a moment in which a
     /// replacement of ours would hit it: netlink has no means against that, so the model hasn't either.
     fn may_rival(&self, route: &ForeignRoute) -> bool {
-        route.metric != METRIC || !self.ops.iter().any(|op| op.prefix() == route.prefix)
+        route.metric != METRIC || !self.ops.iter().any(|(_, op)| op.prefix() == route.prefix)
+    }
+
+    fn take_nexthops(&mut self) {
+        let mut ops = Vec::new();
+        self.forwarder.take_nexthop_ops(self.now, &mut ops);
+        if !ops.is_empty() {
+            self.nexthop_ops.push_back(ops);
+        }
+    }
+
+    /// Objects overtake routes.
+    fn carry_out_nexthops(&mut self) {
+        for ops in self.nexthop_ops.drain(..) {
+            let answers = ops.iter().map(|op| self.kernel.carry_out_nexthop(op)).enumerate();
+            let failed = answers.filter_map(|(place, answer)| Some((place, answer.err()?))).collect();
+            self.answers.push_back(Answer::Nexthops(ops, failed));
+        }
+    }
+
+    fn choose(&mut self, prefix: Prefix, best: Vec<Way>, backup: Vec<Way>) {
+        if best.is_empty() && !backup.is_empty() {
+            return self.choose(prefix, backup, Vec::new());
+        }
+        self.forwarder.set_route(prefix, &best, &backup);
+        if best.is_empty() {
+            self.chosen.remove(&prefix);
+        } else {
+            self.chosen.insert(prefix, Some((best, backup)));
+        }
+    }
+
+    /// What the table makes of it that a peer's paths are gone.
+    fn decide_without(&mut self, source: u32) {
+        for (prefix, ways) in self.chosen.clone() {
+            let Some((best, backup)) = ways else { continue };
+            let left = |ways: Vec<Way>| ways.into_iter().filter(|way| way.source != source).collect();
+            self.choose(prefix, left(best), left(backup));
+        }
+    }
+
+    /// What the table makes of it that next hops are out of reach.
+    fn decide_by_reach(&mut self) {
+        for _ in 0..routes().len() {
+            let mut changed = false;
+            self.settle();
+            for (prefix, ways) in self.chosen.clone() {
+                let Some((best, backup)) = ways else { continue };
+                let lost = best.iter().all(|way| self.forwarder.next_hop_for(prefix, way.next_hop).is_none());
+                if lost && !backup.is_empty() {
+                    self.choose(prefix, backup, Vec::new());
+                    changed = true;
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// Between the loss of a peer and the decision without it: once the few objects are written, no
+    /// packet goes over its paths where a route knows another one.
+    fn check_moment(&mut self) {
+        if !self.forwarder.settings().objects || !self.kernel.events.is_empty() || self.kernel.refuse > 0 {
+            return;
+        }
+        // Objects that are not as wanted already (under way, refused) are another matter.
+        if !self.answers.is_empty() || !self.nexthop_ops.is_empty() || !self.forwarder.is_at_rest_with_objects() {
+            return;
+        }
+        self.take_nexthops();
+        self.carry_out_nexthops();
+        for (prefix, ways) in &self.chosen {
+            let (Some((best, backup)), Some(Target::Object(_))) = (ways, self.kernel.own.get(prefix)) else { continue };
+            if self.forwarder.route(*prefix).0.as_ref() != self.kernel.own.get(prefix) {
+                continue;
+            }
+            let left = |ways: &[Way]| -> Vec<Hop> {
+                let left = ways.iter().filter(|way| !self.down.contains(&way.source));
+                let hops = left.flat_map(|way| self.forwarder.resolve(way.next_hop, Some(*prefix)).hops().to_vec());
+                let mut hops: Vec<Hop> = hops.map(|hop| Hop { tunnel: false, ..hop }).collect();
+                hops.sort_unstable();
+                hops.dedup();
+                hops
+            };
+            let expected = if left(best).is_empty() { left(backup) } else { left(best) };
+            if !expected.is_empty() {
+                assert_eq!(self.kernel.traffic(*prefix), Some(expected), "{prefix} without {:?}", self.down);
+            }
+        }
     }
 
     fn hear_rival(&mut self) {
@@ -284,13 +434,18 @@ impl World {
 
     /// Lets everything run until nothing is left to do.
     fn come_to_rest(&mut self) {
+        for source in std::mem::take(&mut self.down) {
+            self.decide_without(source);
+            self.forwarder.source_up(source);
+        }
         self.forwarder.start_complete();
         if self.dump_asked || self.dump.is_some() {
             self.act(Step::MakeDump);
             self.act(Step::HearDump);
         }
-        for _ in 0..200 {
+        for _ in 0..300 {
             self.act(Step::Hear(usize::MAX));
+            self.decide_by_reach();
             self.act(Step::Take(3));
             self.act(Step::CarryOut(usize::MAX));
             self.act(Step::Answer(usize::MAX));
@@ -313,11 +468,11 @@ impl World {
     /// Compares with a forwarder that has seen nothing but the end.
     fn check(&mut self) {
         self.settle();
-        let mut fresh = Forwarder::new(self.forwarder.settings().clone());
+        let mut fresh = Forwarder::new(Settings { objects: false, ..self.forwarder.settings().clone() });
         fresh.adopt(Dump { own: Vec::new(), ..self.kernel.dump() });
-        for (prefix, next_hops) in self.chosen.iter().rev() {
-            match next_hops {
-                Some(next_hops) => fresh.set_route(*prefix, next_hops),
+        for (prefix, ways) in self.chosen.iter().rev() {
+            match ways {
+                Some((best, _)) => fresh.set_route(*prefix, best, &[]),
                 None => fresh.set_blackhole(*prefix),
             }
         }
@@ -326,15 +481,17 @@ impl World {
         let mut kept_out = 0;
         for prefix in self.chosen.keys() {
             let target = fresh.route(*prefix).0;
-            assert_eq!(self.forwarder.route(*prefix).0, target, "wanted for {prefix}");
+            let hops = |forwarder: &Forwarder| forwarder.route(*prefix).0.map(|target| forwarder.hops(&target));
+            assert_eq!(hops(&self.forwarder), hops(&fresh), "wanted for {prefix}");
             let rival = self.kernel.foreign.iter().any(|route| (route.prefix, route.metric) == (*prefix, METRIC));
             match target {
                 Some(_) if rival => kept_out += 1,
-                Some(target) => drop(wanted.insert(*prefix, nameless(&target))),
+                Some(target) => drop(wanted.insert(*prefix, nameless(&target).hops().to_vec())),
                 None => {}
             }
         }
-        assert_eq!(self.kernel.own, wanted, "in the kernel");
+        let traffic = self.kernel.own.keys().filter_map(|prefix| Some((*prefix, self.kernel.traffic(*prefix)?)));
+        assert_eq!(traffic.collect::<BTreeMap<_, _>>(), wanted, "in the kernel");
 
         for ((prefix, next_hop), distance) in &self.distances {
             assert_eq!(fresh.next_hop_for(*prefix, *next_hop), *distance, "{next_hop:?} for {prefix}");
@@ -351,16 +508,17 @@ impl World {
 
     /// Where nothing changes, nothing is written: not for a dump, nor for news that are none.
     fn stay_at_rest(&mut self) {
-        let before = (self.kernel.written, repaired(&self.forwarder));
+        let before = (self.kernel.written, self.kernel.nexthops_set, self.forwarder.stats().repaired());
         let dump = self.kernel.dump();
         let links = dump.links.iter().cloned().map(KernelEvent::Link);
         let addresses = dump.addresses.iter().copied().map(KernelEvent::Address);
         let foreign = dump.foreign.iter().cloned().map(KernelEvent::Route);
         let own = dump.own.iter().cloned().map(|(prefix, target)| KernelEvent::Own(prefix, target));
-        self.kernel.events.extend(links.chain(addresses).chain(foreign).chain(own));
-        for (prefix, next_hops) in self.chosen.clone() {
-            match next_hops {
-                Some(next_hops) => self.forwarder.set_route(prefix, &next_hops),
+        let nexthops = dump.nexthops.iter().cloned().map(KernelEvent::Nexthop);
+        self.kernel.events.extend(links.chain(addresses).chain(foreign).chain(own).chain(nexthops));
+        for (prefix, ways) in self.chosen.clone() {
+            match ways {
+                Some((best, backup)) => self.forwarder.set_route(prefix, &best, &backup),
                 None => self.forwarder.set_blackhole(prefix),
             }
         }
@@ -369,22 +527,19 @@ impl World {
         }
         assert!(self.forwarder.settle().is_empty());
         self.come_to_rest();
-        assert_eq!((self.kernel.written, repaired(&self.forwarder)), before);
+        let now = (self.kernel.written, self.kernel.nexthops_set, self.forwarder.stats().repaired());
+        assert_eq!(now, before);
     }
-}
-
-fn repaired(forwarder: &Forwarder) -> (u64, u64, u64) {
-    let stats = forwarder.stats();
-    (stats.repaired_missing, stats.repaired_changed, stats.repaired_extra)
 }
 
 proptest! {
     #[test]
     fn any_order_of_events_ends_in_the_fib_computed_from_scratch(
         echoes in any::<bool>(),
+        objects in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::new(Kernel { echoes, ..Kernel::new() });
+        let mut world = World::new(Kernel { echoes, ..Kernel::new() }, objects);
         for step in steps {
             world.act(step);
         }
@@ -396,26 +551,27 @@ proptest! {
 
     #[test]
     fn a_restart_writes_differences_only(
+        objects in any::<bool>(),
         before in proptest::collection::vec(step(), 1..60),
         between in proptest::collection::vec(step(), 0..6),
     ) {
-        let mut world = World::new(Kernel::new());
+        let mut world = World::new(Kernel::new(), objects);
         for step in before {
             world.act(step);
         }
         world.kernel.refuse = 0;
         world.come_to_rest();
         let (settings, chosen) = (world.forwarder.settings().clone(), world.chosen.clone());
-        let old = world.kernel.own.clone();
+        let (old, old_objects) = (world.kernel.own.clone(), world.kernel.nexthops.clone());
         let mut kernel = world.kernel;
         kernel.events.clear();
-        kernel.written = 0;
+        (kernel.written, kernel.nexthops_set) = (0, 0);
 
-        let mut world = World::new(kernel);
+        let mut world = World::new(kernel, objects);
         world.forwarder.configure(settings);
-        for (prefix, next_hops) in chosen {
-            world.act(match next_hops {
-                Some(next_hops) => Step::Route(prefix, next_hops),
+        for (prefix, ways) in chosen {
+            world.act(match ways {
+                Some((best, backup)) => Step::Route(prefix, best, backup),
                 None => Step::Blackhole(prefix),
             });
         }
@@ -426,7 +582,9 @@ proptest! {
         world.check();
         let now = &world.kernel.own;
         let differs = |prefix: &&Prefix| old.get(*prefix) != now.get(*prefix);
-        let all: std::collections::BTreeSet<&Prefix> = old.keys().chain(now.keys()).collect();
+        let all: BTreeSet<&Prefix> = old.keys().chain(now.keys()).collect();
+        let changed = world.kernel.nexthops.iter().filter(|(id, now)| old_objects.get(id) != Some(now)).count();
+        prop_assert!(world.kernel.nexthops_set <= 2 * changed, "{} for {changed}", world.kernel.nexthops_set);
         prop_assert!(world.kernel.written <= 2 * all.into_iter().filter(differs).count());
     }
 }
