@@ -18,6 +18,9 @@ pub struct Conn {
     hold: Option<Duration>,
     hold_at: Option<Instant>,
     keepalive_at: Option<Instant>,
+    /// Nothing may get through to the peer for so long; `None`: for ever
+    send_hold: Option<Duration>,
+    send_hold_at: Option<Instant>,
 }
 
 /// How far a connection got.
@@ -25,8 +28,15 @@ pub struct Conn {
 pub enum Phase {
     /// Our OPEN is sent
     OpenSent,
-    /// The peer's OPEN was accepted
-    OpenConfirm(Arc<Negotiated>),
+    /// The peer's OPEN is accepted
+    OpenConfirm {
+        /// What both agreed on
+        agreed: Arc<Negotiated>,
+        /// We have said so by a KEEPALIVE, so the peer may be Established
+        answered: bool,
+        /// The peer has said so of our OPEN
+        accepted: bool,
+    },
     /// The peer accepted ours
     Established {
         /// What both agreed on
@@ -40,15 +50,35 @@ impl Conn {
     /// In OpenSent.
     pub fn new(now: Instant, sent: Open) -> Self {
         let hold = timers::OPEN_HOLD;
-        Self { sent, phase: Phase::OpenSent, hold: Some(hold), hold_at: Some(now + hold), keepalive_at: None }
+        Self {
+            sent,
+            phase: Phase::OpenSent,
+            hold: Some(hold),
+            hold_at: Some(now + hold),
+            keepalive_at: None,
+            send_hold: None,
+            send_hold_at: None,
+        }
     }
 
     /// The state as the RFC calls it.
     pub const fn state(&self) -> State {
         match self.phase {
             Phase::OpenSent => State::OpenSent,
-            Phase::OpenConfirm(_) => State::OpenConfirm,
+            Phase::OpenConfirm { .. } => State::OpenConfirm,
             Phase::Established { .. } => State::Established,
+        }
+    }
+
+    /// A KEEPALIVE of ours has answered the peer's OPEN.
+    pub const fn is_answered(&self) -> bool {
+        matches!(self.phase, Phase::OpenConfirm { answered: true, .. } | Phase::Established { .. })
+    }
+
+    /// A KEEPALIVE of the peer has answered our OPEN.
+    pub const fn note_accepted(&mut self) {
+        if let Phase::OpenConfirm { accepted, .. } = &mut self.phase {
+            *accepted = true;
         }
     }
 
@@ -56,7 +86,7 @@ impl Conn {
     pub const fn established(&self) -> Option<&Arc<Negotiated>> {
         match &self.phase {
             Phase::Established { agreed, .. } => Some(agreed),
-            Phase::OpenSent | Phase::OpenConfirm(_) => None,
+            Phase::OpenSent | Phase::OpenConfirm { .. } => None,
         }
     }
 
@@ -70,20 +100,21 @@ impl Conn {
         matches!(self.phase, Phase::Established { since, .. } if now.saturating_duration_since(since) >= timers::STABLE)
     }
 
-    /// To OpenConfirm, where the peer's OPEN is answered with the first keepalive.
+    /// To OpenConfirm, where nothing is answered yet.
     pub fn confirm(&mut self, now: Instant, agreed: Negotiated, jitter: &mut Jitter) {
         // A hold time of zero counts from Established on: a peer must not hang here for ever.
         self.hold = Some(seconds(agreed.hold_time).unwrap_or(timers::OPEN_HOLD));
-        self.phase = Phase::OpenConfirm(Arc::new(agreed));
+        self.phase = Phase::OpenConfirm { agreed: Arc::new(agreed), answered: false, accepted: false };
         self.note_activity(now);
         self.note_keepalive(now, jitter);
     }
 
     /// To Established; `None` from any other phase than OpenConfirm.
-    pub fn establish(&mut self, now: Instant) -> Option<Arc<Negotiated>> {
-        let Phase::OpenConfirm(agreed) = &self.phase else { return None };
+    pub fn establish(&mut self, now: Instant, send_hold: Option<Duration>) -> Option<Arc<Negotiated>> {
+        let Phase::OpenConfirm { agreed, .. } = &self.phase else { return None };
         let agreed = Arc::clone(agreed);
         self.hold = seconds(agreed.hold_time);
+        self.arm_send_hold(now, send_hold);
         self.phase = Phase::Established { agreed: Arc::clone(&agreed), since: now };
         self.note_activity(now);
         Some(agreed)
@@ -94,11 +125,29 @@ impl Conn {
         self.hold_at = self.hold.map(|hold| now + hold);
     }
 
+    /// Starts the send hold timer, as configured or by default.
+    pub fn arm_send_hold(&mut self, now: Instant, configured: Option<Duration>) {
+        // RFC 9687 §3.2: no timer where there is no hold timer.
+        self.send_hold = self.hold.and_then(|hold| match configured {
+            Some(Duration::ZERO) => None,
+            Some(configured) => Some(configured.clamp(hold, timers::FOREVER)),
+            None => Some(timers::SEND_HOLD.max(2 * hold)),
+        });
+        self.send_hold_at = None;
+        self.note_sent(now);
+    }
+
+    /// Something got through to the peer: the send hold timer starts anew.
+    pub fn note_sent(&mut self, at: Instant) {
+        let until = self.send_hold.map(|hold| at + hold);
+        self.send_hold_at = self.send_hold_at.max(until);
+    }
+
     /// A keepalive goes out: the next is due a jittered third of the hold time later.
     pub fn note_keepalive(&mut self, now: Instant, jitter: &mut Jitter) {
         let agreed = match &self.phase {
             Phase::OpenSent => return,
-            Phase::OpenConfirm(agreed) | Phase::Established { agreed, .. } => agreed,
+            Phase::OpenConfirm { agreed, .. } | Phase::Established { agreed, .. } => agreed,
         };
         self.keepalive_at = seconds(agreed.keepalive).map(|every| now + jitter.of(every));
     }
@@ -108,6 +157,11 @@ impl Conn {
         self.hold_at.is_some_and(|at| at <= now)
     }
 
+    /// The peer took nothing for too long.
+    pub fn send_hold_expired(&self, now: Instant) -> bool {
+        self.send_hold_at.is_some_and(|at| at <= now)
+    }
+
     /// It is time for a keepalive.
     pub fn keepalive_due(&self, now: Instant) -> bool {
         self.keepalive_at.is_some_and(|at| at <= now)
@@ -115,7 +169,7 @@ impl Conn {
 
     /// When one of its timers expires.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.hold_at.into_iter().chain(self.keepalive_at).min()
+        [self.hold_at, self.keepalive_at, self.send_hold_at].into_iter().flatten().min()
     }
 }
 

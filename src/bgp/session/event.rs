@@ -143,6 +143,7 @@ impl Reason {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Sent(Notification { code: 4, .. }) => "hold_timer_expired",
+            Self::Sent(Notification { code: 8, .. }) => "send_hold_timer_expired",
             Self::Sent(_) => "notification_sent",
             Self::Received(_) => "notification_received",
             Self::Disconnected | Self::ConnectFailed => "connection_lost",

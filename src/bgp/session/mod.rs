@@ -14,9 +14,10 @@
 //! a dial grows with the failures instead), a connection from the peer is also accepted in Idle
 //! unless we are stopped or in the long back-off, and the hold timer restarts with any message.
 
-mod cause;
+mod collision;
 mod conn;
 mod dialler;
+mod ending;
 mod event;
 mod open;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub use self::event::{Action, Counters, Direction, Down, Event, LastError, Negot
 pub use self::open::{negotiate, preserving};
 use self::timers::Jitter;
 use crate::bgp::message::{GracefulRestart, Message, Notification, Open};
-use crate::net::{Asn, Family};
+use crate::bgp::wire::Cease;
+use crate::net::{Asn, Family, PerFamily};
 
 /// One peer as configured.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,6 +47,10 @@ pub struct Settings {
     pub router_id: Ipv4Addr,
     /// Hold time that we propose, in seconds: 0, or 3 and more
     pub hold_time: u16,
+    /// Time in which nothing gets through to the peer after which it counts as dead (RFC 9687);
+    /// zero: never; `None`: 8 min, or twice the hold time where that is more. At least the hold
+    /// time in any case
+    pub send_hold_time: Option<Duration>,
     /// Pause between dials; 1 s to 60 s, what is outside counts as the nearer of these
     pub connect_retry: Duration,
     /// Silence towards a peer that was closed by [`Event::Close`]
@@ -53,7 +59,7 @@ pub struct Settings {
     pub passive: bool,
     /// Families that we offer
     pub families: Vec<Family>,
-    /// As sent, but for the R bit ([`Session::set_restarting`]); see [`preserving`]
+    /// As sent, but for what [`Session::set_restarting`] says; see [`preserving`]
     pub graceful_restart: Option<GracefulRestart>,
     /// Seed of the jitter
     pub seed: u64,
@@ -65,7 +71,7 @@ impl Settings {
 
     /// Whether an OPEN exchanged under these would have the same outcome under `other`.
     fn negotiates_like(&self, other: &Self) -> bool {
-        let open = |settings: &Self| open::build(settings, false, false);
+        let open = |settings: &Self| open::build(settings, None, false);
         open(self) == open(other) && self.peer_asn == other.peer_asn
     }
 }
@@ -88,7 +94,7 @@ enum Mode {
 pub struct Session {
     settings: Settings,
     jitter: Jitter,
-    restarting: bool,
+    restarting: Option<PerFamily<bool>>,
     mode: Mode,
     /// At most one is Established, and of the two that the peer dialled at most one is not
     conns: PerSide<Option<Conn>>,
@@ -108,7 +114,7 @@ impl Session {
         Self {
             jitter: Jitter::new(settings.seed),
             settings,
-            restarting: false,
+            restarting: None,
             mode: Mode::Stopped,
             conns: PerSide::default(),
             dialler: Dialler::Off,
@@ -129,7 +135,9 @@ impl Session {
             (Mode::Running, Event::Close(notification)) => self.bar(now, notification, out),
 
             (Mode::Running, Event::Connected(side)) => self.connected(now, side, out),
-            (Mode::Stopped | Mode::Barred { .. }, Event::Connected(side)) => refuse(side, cause::REJECTED, out),
+            (Mode::Stopped | Mode::Barred { .. }, Event::Connected(side)) => {
+                ending::refuse(side, Cease::ConnectionRejected, out);
+            }
             // RFC 4724 §4.1: a NOTIFICATION could make the peer drop what it keeps for us.
             (Mode::Abandoned, Event::Connected(side)) => out.push(Action::Close(side)),
             (Mode::Running, Event::ConnectFailed) => self.connect_failed(now),
@@ -150,6 +158,7 @@ impl Session {
                 | Event::Disconnected(_),
             ) => {}
         }
+        self.proceed(now, out);
         let state = self.state();
         if self.seen.0 != state || self.seen.1.is_none() {
             self.seen = (state, Some(now));
@@ -163,7 +172,12 @@ impl Session {
         match (&conn.phase, message) {
             (_, Message::Notification(notification)) => self.refused(now, side, notification, out),
             (Phase::OpenSent, Message::Open(open)) => self.opened(now, side, &open, out),
-            (Phase::OpenConfirm(_), Message::Keepalive) => self.establish(now, side, out),
+            (Phase::OpenConfirm { .. }, Message::Keepalive) => conn.note_accepted(),
+            // Established at the other end: it has decided for this one.
+            (Phase::OpenConfirm { answered: true, accepted: true, .. }, message) => {
+                self.establish(now, side, out);
+                self.received(now, side, message, out);
+            }
             (Phase::Established { .. }, Message::Keepalive) => {}
             (Phase::Established { .. }, Message::Update(update)) => out.push(Action::Deliver(update)),
             (Phase::Established { agreed, .. }, Message::RouteRefresh(refresh)) => {
@@ -172,9 +186,9 @@ impl Session {
                 }
             }
             // Anything else is out of turn (RFC 6608 gives each state its subcode).
-            (Phase::OpenSent, _) => self.fail(now, side, cause::notification(5, 1), out),
-            (Phase::OpenConfirm(_), _) => self.fail(now, side, cause::notification(5, 2), out),
-            (Phase::Established { .. }, _) => self.fail(now, side, cause::notification(5, 3), out),
+            (Phase::OpenSent, _) => self.fail(now, side, Notification::fsm_error(1), out),
+            (Phase::OpenConfirm { .. }, _) => self.fail(now, side, Notification::fsm_error(2), out),
+            (Phase::Established { .. }, _) => self.fail(now, side, Notification::fsm_error(3), out),
         }
     }
 
@@ -216,7 +230,7 @@ impl Session {
         // RFC 4271 §6.8: Established wins over a new connection; but a peer that can restart may
         // have done so, and its new connection replaces the old once it is complete (RFC 4724 §4.2).
         if self.negotiated().is_some_and(|agreed| !agreed.peer_preserves()) {
-            refuse(side, cause::COLLISION, out);
+            ending::refuse(side, Cease::Collision, out);
             return;
         }
         let open = open::build(&self.settings, self.restarting, self.plain);
@@ -243,112 +257,13 @@ impl Session {
             Ok(agreed) => agreed,
             Err(notification) => return self.fail(now, side, notification, out),
         };
-        if let Some(loser) = self.collision(side, open) {
-            self.yield_to_other(now, loser, out);
-        }
+        self.collide(now, side, &agreed, out);
         let Some(conn) = &mut self.conns[side] else { return };
         out.push(Action::SetCodec(side, agreed.codec));
-        out.push(Action::Send(side, Message::Keepalive));
         conn.confirm(now, agreed, &mut self.jitter);
-    }
-
-    /// Which of two connections has to go, now that `side` has the peer's OPEN too (RFC 4271
-    /// §6.8): the one that the side with the lower identifier dialled.
-    fn collision(&self, side: Side, open: &Open) -> Option<Side> {
-        let rival = Side::ALL.into_iter().find(|other| {
-            *other != side && self.conns[*other].as_ref().is_some_and(|conn| conn.state() == State::OpenConfirm)
-        })?;
-        // RFC 6286 §2.3: equal identifiers are told apart by AS.
-        let sent = &self.conns[side].as_ref()?.sent;
-        let keep_outgoing = (sent.router_id, sent.asn.0) > (open.router_id, open.asn.0);
-        Some(if keep_outgoing == (side == Side::Outgoing) { rival } else { side })
-    }
-
-    fn establish(&mut self, now: Instant, side: Side, out: &mut Vec<Action>) {
-        for other in Side::ALL.into_iter().filter(|other| *other != side) {
-            // RFC 4724 §4.2: a peer that came back has lost the old one; nothing is sent on it.
-            let reason = match self.conns[other].as_ref().map(Conn::state) {
-                Some(State::Established) => Reason::Replaced,
-                _ => Reason::Sent(cause::cease(cause::COLLISION)),
-            };
-            if self.hang_up(now, other, &reason, out).is_some_and(|conn| conn.is_up()) {
-                self.note_loss(now, reason);
-            }
+        if self.dialler.is_dialling() {
+            self.stop_dialling(out);
         }
-        self.stop_dialling(out);
-        if let Some(agreed) = self.conns[side].as_mut().and_then(|conn| conn.establish(now)) {
-            self.counters.established += 1;
-            self.seen = (State::Established, Some(now)); // Anew, also where it replaces another.
-            out.push(Action::Up(side, agreed));
-        }
-    }
-
-    /// The peer's NOTIFICATION.
-    fn refused(&mut self, now: Instant, side: Side, notification: Notification, out: &mut Vec<Action>) {
-        let refused_ours = cause::is_unsupported_parameter(&notification)
-            && self.settings.families.contains(&Family::Ipv4)
-            && self.conns[side].as_ref().is_some_and(|conn| !conn.is_up() && !conn.sent.capabilities.is_empty());
-        self.lose(now, side, Reason::Received(notification), out);
-        self.plain |= refused_ours;
-    }
-
-    fn fail(&mut self, now: Instant, side: Side, notification: Notification, out: &mut Vec<Action>) {
-        self.lose(now, side, Reason::Sent(notification), out);
-    }
-
-    /// A connection ends by an error; the pause grows if it was the only one.
-    fn lose(&mut self, now: Instant, side: Side, reason: Reason, out: &mut Vec<Action>) {
-        let Some(conn) = self.hang_up(now, side, &reason, out) else { return };
-        let last = self.conns.iter().all(|(_, conn)| conn.is_none());
-        if conn.is_up() {
-            self.note_loss(now, reason);
-        } else if last {
-            self.last_error = Some(LastError { at: now, reason });
-        }
-        if last {
-            self.failures = self.failures.saturating_add(1);
-        }
-        self.pause(now, if last { self.failures } else { 0 });
-    }
-
-    /// A connection ends because another is better; that is no error.
-    fn yield_to_other(&mut self, now: Instant, side: Side, out: &mut Vec<Action>) {
-        self.hang_up(now, side, &Reason::Sent(cause::cease(cause::COLLISION)), out);
-        self.pause(now, 0);
-    }
-
-    fn note_loss(&mut self, now: Instant, reason: Reason) {
-        self.counters.flaps += 1;
-        self.last_error = Some(LastError { at: now, reason });
-    }
-
-    /// Closes a connection with a last word if there is one to say.
-    fn hang_up(&mut self, now: Instant, side: Side, reason: &Reason, out: &mut Vec<Action>) -> Option<Conn> {
-        let conn = self.conns[side].take()?;
-        let agreed = conn.established();
-        let keeps = agreed.is_some_and(|agreed| agreed.notification_restart);
-        let said = match reason {
-            Reason::Sent(said) if keeps => Some(cause::harden(said.clone())),
-            other => other.notification().cloned(),
-        };
-        // RFC 4724 §4.2: a NOTIFICATION ends graceful restart; RFC 8538 §4: not if both agreed so.
-        let graceful = agreed.is_some_and(|agreed| agreed.peer_preserves())
-            && said.as_ref().is_none_or(|said| keeps && !cause::is_hard_reset(said));
-        if let (Reason::Sent(_), Some(said)) = (reason, said) {
-            out.push(Action::Send(side, Message::Notification(said)));
-        }
-        if *reason != Reason::Disconnected {
-            out.push(Action::Close(side));
-        }
-        if conn.is_up() {
-            out.push(Action::Down(Down { reason: reason.clone(), graceful }));
-        }
-        if conn.was_stable(now) {
-            self.failures = 0;
-        }
-        // The next one offers capabilities again: the peer may be another by then.
-        self.plain &= !conn.sent.capabilities.is_empty();
-        Some(conn)
     }
 
     /// Fires what is due.
@@ -356,10 +271,15 @@ impl Session {
         for side in Side::ALL {
             let Some(conn) = &mut self.conns[side] else { continue };
             if conn.hold_expired(now) {
-                self.fail(now, side, cause::hold_expired(), out);
+                self.fail(now, side, Notification::hold_timer_expired(), out);
+            } else if conn.send_hold_expired(now) {
+                self.fail(now, side, Notification::send_hold_timer_expired(), out);
             } else if conn.keepalive_due(now) {
                 conn.note_keepalive(now, &mut self.jitter);
-                out.push(Action::Send(side, Message::Keepalive));
+                if conn.is_answered() {
+                    out.push(Action::Send(side, Message::Keepalive));
+                }
+                self.lose_patience(now, side, out);
             }
         }
         match self.mode {
@@ -421,6 +341,14 @@ impl Session {
         }
     }
 
+    /// Something got through to the peer at `at`. The driver need not say so each time: it is enough
+    /// before each [`Event::Timeout`].
+    pub fn note_sent(&mut self, at: Instant, side: Side) {
+        if let Some(conn) = &mut self.conns[side] {
+            conn.note_sent(at);
+        }
+    }
+
     /// When [`Event::Timeout`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         let barred_until = match self.mode {
@@ -465,9 +393,11 @@ impl Session {
         &self.settings
     }
 
-    /// While set, our OPENs say that we have just restarted (RFC 4724 §3, R bit).
-    pub const fn set_restarting(&mut self, restarting: bool) {
-        self.restarting = restarting;
+    /// While set, our OPENs say in which families forwarding has outlived our restart (RFC 4724 §3,
+    /// F bits), and that we have restarted if it has in any (R bit). Else it has in all that the
+    /// settings name.
+    pub const fn set_restarting(&mut self, preserved: Option<PerFamily<bool>>) {
+        self.restarting = preserved;
     }
 
     /// Puts new settings in force. True: connections that are open were negotiated with other
@@ -475,6 +405,12 @@ impl Session {
     #[must_use]
     pub fn update_settings(&mut self, now: Instant, settings: Settings) -> bool {
         let unlike = !self.settings.negotiates_like(&settings);
+        if self.settings.send_hold_time != settings.send_hold_time {
+            let up = Side::ALL.into_iter().find(|side| self.conns[*side].as_ref().is_some_and(Conn::is_up));
+            if let Some(conn) = up.and_then(|side| self.conns[side].as_mut()) {
+                conn.arm_send_hold(now, settings.send_hold_time);
+            }
+        }
         self.settings = settings;
         if self.settings.passive && !self.dialler.is_dialling() {
             self.dialler.stop();
@@ -485,10 +421,4 @@ impl Session {
         }
         unlike && open
     }
-}
-
-/// Closes a connection that is not to be one of ours.
-fn refuse(side: Side, subcode: u8, out: &mut Vec<Action>) {
-    out.push(Action::Send(side, Message::Notification(cause::cease(subcode))));
-    out.push(Action::Close(side));
 }

@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use super::cause;
 use super::{Negotiated, Settings};
 use crate::bgp::message::{Capability, Codec, GracefulRestart, Notification, Open};
 use crate::net::{Asn, Family, PerFamily};
@@ -24,9 +23,9 @@ pub fn preserving(restart_time: u16, families: &[Family]) -> GracefulRestart {
     }
 }
 
-/// Our OPEN. `restarted` sets the R bit; `plain` leaves all capabilities out, for a peer that
-/// refused them (RFC 5492 §3).
-pub fn build(settings: &Settings, restarted: bool, plain: bool) -> Open {
+/// Our OPEN. `restarted`: see [`Session::set_restarting`](super::Session::set_restarting); `plain`
+/// leaves all capabilities out, for a peer that refused them (RFC 5492 §3).
+pub fn build(settings: &Settings, restarted: Option<PerFamily<bool>>, plain: bool) -> Open {
     let asn = settings.local_asn;
     Open {
         asn,
@@ -38,13 +37,15 @@ pub fn build(settings: &Settings, restarted: bool, plain: bool) -> Open {
     }
 }
 
-fn capabilities(settings: &Settings, restarted: bool) -> Vec<Capability> {
+fn capabilities(settings: &Settings, restarted: Option<PerFamily<bool>>) -> Vec<Capability> {
     let families = settings.families.iter().map(|family| Capability::Multiprotocol(*family));
     let restart = settings.graceful_restart.as_ref().map(|restart| {
+        let kept = |family: Family| restarted.is_none_or(|preserved| preserved[family]);
         Capability::GracefulRestart(GracefulRestart {
-            restarted,
+            restarted: restarted.is_some_and(|preserved| preserved.iter().any(|(_, kept)| *kept)),
             restart_time: restart.restart_time.min(MAX_RESTART_TIME),
-            ..restart.clone()
+            families: restart.families.iter().map(|(family, flag)| (*family, *flag && kept(*family))).collect(),
+            ..*restart
         })
     });
     families
@@ -64,21 +65,24 @@ fn capabilities(settings: &Settings, restarted: bool) -> Vec<Capability> {
 /// What one side did not offer is not used, so an OPEN without capabilities gives plain RFC 4271.
 pub fn negotiate(settings: &Settings, sent: &Open, received: &Open) -> Result<Negotiated, Notification> {
     if received.asn != settings.peer_asn {
-        return Err(cause::bad_peer_as());
+        return Err(Notification::bad_peer_as());
     }
     let internal = settings.peer_asn == settings.local_asn;
     // RFC 6286 §2.2: unique only within an AS, and never zero.
     if received.router_id == Ipv4Addr::UNSPECIFIED || (internal && received.router_id == sent.router_id) {
-        return Err(cause::bad_identifier());
+        return Err(Notification::bad_router_id());
     }
     if matches!(received.hold_time, 1 | 2) {
-        return Err(cause::bad_hold_time());
+        return Err(Notification::unacceptable_hold_time());
     }
     let ours = offered_families(&sent.capabilities);
     let theirs = offered_families(&received.capabilities);
     let families = PerFamily::from_fn(|family| ours[family] && theirs[family]);
     if !families.iter().any(|(_, agreed)| *agreed) {
-        return Err(cause::no_common_family(ours.iter().filter(|(_, offered)| **offered).map(|(family, _)| family)));
+        // RFC 5492 §5: we require one of these.
+        let offered = ours.iter().filter(|(_, offered)| **offered);
+        let missing: Vec<_> = offered.map(|(family, _)| Capability::Multiprotocol(family)).collect();
+        return Err(Notification::unsupported_capability(&missing));
     }
 
     let both = |wanted: fn(&Capability) -> bool| {

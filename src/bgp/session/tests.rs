@@ -3,6 +3,7 @@
 
 mod any_order;
 mod collisions;
+mod interleavings;
 mod opens;
 mod pace;
 mod world;
@@ -28,6 +29,7 @@ fn settings(local: Asn, peer: Asn, id: u8) -> Settings {
         peer_asn: peer,
         router_id: Ipv4Addr::new(192, 0, 2, id),
         hold_time: 9,
+        send_hold_time: None,
         connect_retry: secs(5),
         long_back_off: Settings::LONG_BACK_OFF,
         passive: false,
@@ -54,11 +56,11 @@ fn with_restart(mut settings: Settings, notification: bool) -> Settings {
 }
 
 fn notification(code: u8, subcode: u8) -> Notification {
-    cause::notification(code, subcode)
+    Notification::new(code, subcode, &[])
 }
 
 fn open_of(settings: &Settings) -> Message {
-    Message::Open(build(settings, false, false))
+    Message::Open(build(settings, None, false))
 }
 
 /// A session, its clock and what it asked for last.
@@ -172,7 +174,7 @@ fn every_cause_has_its_notification() {
     use State::{Established, OpenConfirm, OpenSent};
     let peer_as = |settings: Settings, asn| Settings { local_asn: Asn(asn), ..settings };
     let with_open = |change: fn(&mut Open)| {
-        let mut open = build(&theirs(9), false, false);
+        let mut open = build(&theirs(9), None, false);
         change(&mut open);
         Event::Received(Side::Outgoing, Message::Open(open))
     };
@@ -252,6 +254,40 @@ fn being_busy_expires_no_hold_timer() {
 }
 
 #[test]
+fn a_peer_that_takes_nothing_is_given_up() {
+    let cases = [
+        // (why, hold time, configured, seconds until 8/0)
+        ("eight minutes", 9, None, Some(480)),
+        ("or twice the hold time", 300, None, Some(600)),
+        ("as configured", 9, Some(60), Some(60)),
+        ("but never before the hold time", 90, Some(60), Some(90)),
+        ("turned off", 9, Some(0), None),
+        ("RFC 9687 §3.2: not without a hold time", 0, Some(60), None),
+    ];
+    for (why, hold_time, configured, wanted) in cases {
+        let ours = Settings { hold_time, send_hold_time: configured.map(secs), ..ours() };
+        let mut bench = Bench::new(ours, Settings { hold_time, ..theirs(9) });
+        bench.reach(Side::Outgoing, State::Established);
+        // What got through a second ago puts it off; being told late of it changes nothing.
+        let up = bench.now;
+        bench.now += secs(1);
+        bench.session.note_sent(bench.now, Side::Outgoing);
+        bench.session.note_sent(up, Side::Outgoing);
+        let start = bench.now;
+        let mut given_up = None;
+        while given_up.is_none() && bench.now - start < secs(1000) {
+            // The peer itself is not silent.
+            bench.gets(Side::Outgoing, Message::Keepalive);
+            let done = bench.pass(secs(1));
+            let said = |(_, action): &&(Instant, Action)| sent(std::slice::from_ref(action)) == [&notification(8, 0)];
+            given_up = done.iter().find(said).map(|(at, _)| (*at - start).as_secs());
+            assert_eq!(given_up.is_some(), bench.session.state() == State::Idle, "{why}");
+        }
+        assert_eq!(given_up, wanted, "{why}");
+    }
+}
+
+#[test]
 fn what_may_be_kept_after_the_end() {
     // N says that routes outlive a NOTIFICATION (RFC 8538).
     enum Restart {
@@ -295,11 +331,4 @@ fn what_may_be_kept_after_the_end() {
         let out: Vec<_> = bench.pass(secs(10)).into_iter().map(|(_, action)| action).collect();
         assert_eq!(down(&out).map(|down| down.graceful), Some(graceful));
     }
-}
-
-#[test]
-fn hard_reset_carries_what_it_stands_for() {
-    let said = Notification { code: 6, subcode: 2, data: Box::new(*b"\x03bye") };
-    let hard = cause::harden(said);
-    assert_eq!((hard.code, hard.subcode, &*hard.data), (6, 9, &b"\x06\x02\x03bye"[..]));
 }

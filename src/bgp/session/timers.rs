@@ -8,6 +8,9 @@ use rand::{RngExt, SeedableRng};
 /// Hold time until the peer's OPEN says another: "4 minutes is suggested" (RFC 4271 §8.2.2).
 pub const OPEN_HOLD: Duration = Duration::from_secs(240);
 
+/// Nothing gets through to the peer for so long: it counts as dead (RFC 9687 §3.1).
+pub const SEND_HOLD: Duration = Duration::from_secs(480);
+
 /// No pause before a dial is longer, save the one an operator has to know of (`long_back_off`).
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 

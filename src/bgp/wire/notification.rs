@@ -121,9 +121,14 @@ impl Notification {
         Self::new(OPEN_ERROR, 7, &data)
     }
 
+    /// Whether it is Cease for this reason.
+    pub fn is_cease(&self, why: Cease) -> bool {
+        (self.code, self.subcode) == (CEASE, why as u8)
+    }
+
     /// Whether it is Cease/9, after which nothing is kept (RFC 8538 §3).
     pub fn is_hard_reset(&self) -> bool {
-        (self.code, self.subcode) == (CEASE, Cease::HardReset as u8)
+        self.is_cease(Cease::HardReset)
     }
 
     fn communication(why: Cease, text: &str) -> Self {

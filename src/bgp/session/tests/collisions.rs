@@ -49,6 +49,46 @@ fn collisions_leave_one_connection_in_every_order() {
     }
 }
 
+/// The peer answers on one connection only; its hold time is 9 s, so keepalives are due within 3 s.
+#[test]
+fn a_better_connection_is_not_waited_for_for_ever() {
+    let keepalive = |side| Action::Send(side, Message::Keepalive);
+    // We are higher: what we dialled is better, and the other gets no answer while that may come.
+    let mut bench = Bench::new(ours(), theirs(1));
+    bench.does(Event::Start);
+    bench.does(Event::Connected(Side::Outgoing));
+    bench.does(Event::Connected(Side::Incoming));
+    let open = open_of(&bench.peer);
+    let out = bench.gets(Side::Incoming, open);
+    assert!(!out.contains(&keepalive(Side::Incoming)), "{out:?}");
+    assert_eq!(bench.gets(Side::Incoming, Message::Keepalive), []);
+    let out: Vec<_> = bench.pass(secs(3)).into_iter().map(|(_, action)| action).collect();
+    assert_eq!(sent(&out), [&notification(6, 7)], "{out:?}");
+    assert!(out.contains(&Action::Close(Side::Outgoing)) && out.contains(&keepalive(Side::Incoming)), "{out:?}");
+    assert!(matches!(out.last(), Some(Action::Up(Side::Incoming, _))), "{out:?}");
+
+    // We are lower: what we dialled is answered, and not Established while the peer's may come.
+    let mut bench = Bench::new(ours(), theirs(9));
+    bench.reach(Side::Outgoing, State::OpenConfirm);
+    bench.does(Event::Connected(Side::Incoming));
+    assert_eq!(bench.gets(Side::Outgoing, Message::Keepalive), []);
+    let out: Vec<_> = bench.pass(secs(3)).into_iter().map(|(_, action)| action).collect();
+    assert_eq!(out[0], keepalive(Side::Outgoing), "the peer must not miss our keepalives meanwhile");
+    assert!(out.contains(&Action::Close(Side::Incoming)), "{out:?}");
+    assert!(matches!(out.last(), Some(Action::Up(Side::Outgoing, _))), "{out:?}");
+}
+
+#[test]
+fn routes_tell_which_connection_the_peer_has_chosen() {
+    let mut bench = Bench::new(ours(), theirs(9));
+    bench.reach(Side::Outgoing, State::OpenConfirm);
+    bench.does(Event::Connected(Side::Incoming));
+    bench.gets(Side::Outgoing, Message::Keepalive);
+    let out = bench.gets(Side::Outgoing, Message::Update(Update::default()));
+    assert!(out.contains(&Action::Close(Side::Incoming)), "{out:?}");
+    assert_eq!(out.last(), Some(&Action::Deliver(Update::default())));
+}
+
 #[test]
 fn equal_identifiers_collide_by_as() {
     for (local, peer, survivor) in [(64512, 65001, Side::Incoming), (65001, 64512, Side::Outgoing)] {

@@ -8,7 +8,7 @@ fn refresh_counts_only_as_agreed() {
     let agreed = |missing: Option<Capability>, kind, family| {
         let mut bench = Bench::new(Settings { families: vec![Family::Ipv4], ..ours() }, theirs(9));
         bench.reach(Side::Outgoing, State::OpenSent);
-        let mut open = build(&theirs(9), false, false);
+        let mut open = build(&theirs(9), None, false);
         open.capabilities.retain(|capability| Some(capability) != missing.as_ref());
         bench.gets(Side::Outgoing, Message::Open(open));
         bench.gets(Side::Outgoing, Message::Keepalive);
@@ -30,10 +30,10 @@ fn refresh_counts_only_as_agreed() {
 #[test]
 fn opens_agree_on_what_both_offer() {
     let all = theirs(9);
-    let open = |capabilities: Vec<Capability>| Open { capabilities, ..build(&all, false, false) };
-    let agreed = |ours: &Settings, open: &Open| negotiate(ours, &build(ours, false, false), open).unwrap();
+    let open = |capabilities: Vec<Capability>| Open { capabilities, ..build(&all, None, false) };
+    let agreed = |ours: &Settings, open: &Open| negotiate(ours, &build(ours, None, false), open).unwrap();
 
-    let full = agreed(&ours(), &build(&all, false, false));
+    let full = agreed(&ours(), &build(&all, None, false));
     assert!(full.four_octet_as && full.route_refresh && full.enhanced_refresh && full.extended_message);
     assert_eq!(full.families, PerFamily::new(true, true));
     assert_eq!(full.graceful_restart, None);
@@ -47,7 +47,7 @@ fn opens_agree_on_what_both_offer() {
     assert_eq!(six.families, PerFamily::new(false, true), "naming a family leaves the others out");
 
     let only_six = Settings { families: vec![Family::Ipv6], ..ours() };
-    let refused = negotiate(&only_six, &build(&only_six, false, false), &open(Vec::new())).unwrap_err();
+    let refused = negotiate(&only_six, &build(&only_six, None, false), &open(Vec::new())).unwrap_err();
     assert_eq!((refused.code, refused.subcode, &*refused.data), (2, 7, &[1, 4, 0, 2, 0, 1][..]));
 
     for (ours_s, theirs_s, hold, keepalive) in
@@ -57,7 +57,7 @@ fn opens_agree_on_what_both_offer() {
         assert_eq!((got.hold_time, got.keepalive), (hold, keepalive), "{ours_s} {theirs_s}");
     }
 
-    let mut restarting = build(&with_restart(theirs(9), true), true, false);
+    let mut restarting = build(&with_restart(theirs(9), true), Some(PerFamily::new(true, true)), false);
     let got = agreed(&with_restart(Settings { families: vec![Family::Ipv4], ..ours() }, true), &restarting);
     let restart = got.graceful_restart.unwrap();
     assert!(restart.restarted && restart.notification && got.notification_restart);
@@ -78,8 +78,8 @@ fn identifiers_need_only_differ_within_an_as() {
     ];
     for (why, local, peer, accepted) in cases {
         let ours = settings(Asn(local), Asn(peer), 5);
-        let open = build(&settings(Asn(peer), Asn(local), 5), false, false);
-        let got = negotiate(&ours, &build(&ours, false, false), &open);
+        let open = build(&settings(Asn(peer), Asn(local), 5), None, false);
+        let got = negotiate(&ours, &build(&ours, None, false), &open);
         assert_eq!(
             got.map(|agreed| agreed.codec.external).map_err(|n| (n.code, n.subcode)),
             if accepted { Ok(true) } else { Err((2, 3)) },
@@ -91,19 +91,32 @@ fn identifiers_need_only_differ_within_an_as() {
 #[test]
 fn our_open_fits_a_two_octet_peer() {
     for (asn, my_as) in [(64512, 64512), (65535, 65535), (65536, 23456), (4_200_000_000, 23456)] {
-        let open = build(&settings(Asn(asn), PEER, 5), false, false);
+        let open = build(&settings(Asn(asn), PEER, 5), None, false);
         assert_eq!(open.my_as, my_as);
         assert!(open.capabilities.contains(&Capability::FourOctetAs(Asn(asn))));
     }
-    let long = Settings { graceful_restart: Some(preserving(u16::MAX, &Family::ALL)), ..ours() };
-    let restart_time = |restarted| {
-        build(&long, restarted, false).capabilities.iter().find_map(|capability| match capability {
-            Capability::GracefulRestart(restart) => Some((restart.restarted, restart.restart_time)),
-            _ => None,
-        })
-    };
-    assert_eq!(restart_time(true), Some((true, 4095)), "12 bits");
-    assert_eq!(restart_time(false), Some((false, 4095)));
+}
+
+#[test]
+fn our_open_says_what_outlived_a_restart() {
+    let cases = [
+        // (why, preserved, R, F of IPv4, F of IPv6)
+        ("no restart: a lost session costs no forwarding", None, false, true, true),
+        ("all is there", Some([true, true]), true, true, true),
+        ("one family is there", Some([false, true]), true, false, true),
+        ("nothing is: for the peer it is a start like the first", Some([false, false]), false, false, false),
+    ];
+    for (why, preserved, restarted, ipv4, ipv6) in cases {
+        let long = Settings { graceful_restart: Some(preserving(u16::MAX, &Family::ALL)), ..ours() };
+        let open = build(&long, preserved.map(|[four, six]| PerFamily::new(four, six)), false);
+        let wanted = GracefulRestart {
+            restarted,
+            notification: true,
+            restart_time: 4095, // 12 bits
+            families: vec![(Family::Ipv4, ipv4), (Family::Ipv6, ipv6)],
+        };
+        assert!(open.capabilities.contains(&Capability::GracefulRestart(wanted)), "{why}: {open:?}");
+    }
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl World {
                 Action::Send(side, message) => {
                     let conn = self.ends[who].slots[*side].expect("a connection to send on");
                     self.ends[who].keepalives += usize::from(*message == Message::Keepalive);
+                    self.ends[who].session.note_sent(self.now, *side);
                     self.arrive(self.latency[who], Arrival::Message { conn, to: 1 - who, message: message.clone() });
                 }
                 Action::Close(side) => {
@@ -352,7 +353,7 @@ fn a_restarted_peer_is_back_at_once() {
         world.start_both();
         world.advance(secs(100));
         world.kill(1, fin, with_restart(theirs(9), false));
-        world.ends[1].session.set_restarting(true);
+        world.ends[1].session.set_restarting(Some(PerFamily::new(true, false)));
         world.advance(Duration::from_millis(100));
         world.feed(1, Event::Start);
         world.advance(secs(within));
