@@ -13,7 +13,9 @@ use crate::config::peer::{self, Peer};
 use crate::config::policy::{self, Policy};
 use crate::config::reader::{Distinct, Table, Value};
 use crate::config::store::Store;
-use crate::config::words::{HoldTime, asn, communities, connect_retry, hold_time, whole_seconds, without_places};
+use crate::config::words::{
+    HoldTime, asn, communities, connect_retry, graceful_restart, hold_time, send_hold_time, without_places,
+};
 use crate::net::{Asn, Family, Prefix};
 
 /// `[bgp]`.
@@ -25,6 +27,9 @@ pub struct Bgp {
     pub listen: Vec<SocketAddr>,
     /// Silence after which a peer counts as dead, unless the peer's entry says otherwise
     pub hold_time: HoldTime,
+    /// How long nothing may get through to a peer, unless the peer's entry says otherwise; see
+    /// [`Peer::send_hold_time`]
+    pub send_hold_time: Option<Duration>,
     /// Pause between attempts to connect, 1 to 60 s, unless the peer's entry says otherwise
     pub connect_retry: Duration,
     /// iBGP with every node in the store
@@ -32,7 +37,7 @@ pub struct Bgp {
     /// Equal-cost paths per prefix, 1 to 64; 1 turns ECMP off
     pub multipath: u8,
     /// How long peers may hold our routes while we restart (RFC 4724): whole seconds, at most
-    /// 4095; zero turns it off
+    /// 4095; zero turns it off; unless the peer's entry says otherwise
     pub graceful_restart: Duration,
     /// Routes that another AS marks with GRACEFUL_SHUTDOWN become the last choice (RFC 8326)
     pub graceful_shutdown: bool,
@@ -71,23 +76,22 @@ pub(super) struct Around<'a> {
 pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Bgp> {
     let asn = table.required("asn", "asn = 64512, with the number of your AS").and_then(|value| asn(&value));
     let hold_time = hold_time(table).unwrap_or(HoldTime::DEFAULT);
+    let send_hold_time = send_hold_time(table);
     let connect_retry = connect_retry(table).unwrap_or(Duration::from_secs(5));
+    let graceful_restart = graceful_restart(table).unwrap_or(Duration::from_secs(120));
     let announce = announce(table);
     let policies = policy::read_all(table);
     let inherited = peer::Inherited {
         asn,
         hold_time,
+        send_hold_time,
         connect_retry,
+        graceful_restart,
         ipv6: uses_ipv6(around.network, &announce),
         node_address: around.node.and_then(|node| node.address),
         policies: &policies,
     };
     let peers = peer::read_all(table, &inherited, read_secret);
-    let graceful_restart = table.value("graceful_restart").and_then(|value| {
-        // Restart Time has twelve bits (RFC 4724 §3).
-        let fits = |duration| whole_seconds(duration).filter(|seconds| *seconds <= 4095).map(|_| duration);
-        value.duration("s", "\"0s\" (off) to \"4095s\", whole seconds", fits)
-    });
     let drain_time = table.value("drain_time").and_then(|value| {
         value.duration("s", "\"0s\" to \"1h\"", |time| (time <= Duration::from_secs(3600)).then_some(time))
     });
@@ -96,10 +100,11 @@ pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut Rea
             .words("listen")
             .map_or_else(|| vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 179))], without_places),
         hold_time,
+        send_hold_time,
         connect_retry,
         mesh: mesh(table, around.store),
         multipath: table.number("multipath", 1..=64).unwrap_or(8),
-        graceful_restart: graceful_restart.unwrap_or(Duration::from_secs(120)),
+        graceful_restart,
         graceful_shutdown: table.flag("graceful_shutdown").unwrap_or(true),
         drain_time: drain_time.unwrap_or(Duration::from_secs(10)),
         cluster_id: table.word("cluster_id"),

@@ -38,7 +38,7 @@ use Applied::{AtStart, Live};
 type Setting = (&'static str, Applied, fn(&Config, &Config) -> bool);
 
 /// Every key but the peers, with whether its value is the same in both.
-pub(super) const SETTINGS: [Setting; 31] = [
+pub(super) const SETTINGS: [Setting; 32] = [
     ("state_dir", AtStart, |a, b| a.state_dir == b.state_dir),
     ("node.name", AtStart, |a, b| a.node.name == b.node.name),
     ("node.address", AtStart, |a, b| a.node.address == b.node.address),
@@ -52,6 +52,7 @@ pub(super) const SETTINGS: [Setting; 31] = [
     ("bgp.asn", AtStart, |a, b| a.bgp.asn == b.bgp.asn),
     ("bgp.listen", AtStart, |a, b| a.bgp.listen == b.bgp.listen),
     ("bgp.hold_time", Live, |a, b| a.bgp.hold_time == b.bgp.hold_time),
+    ("bgp.send_hold_time", Live, |a, b| a.bgp.send_hold_time == b.bgp.send_hold_time),
     ("bgp.connect_retry", Live, |a, b| a.bgp.connect_retry == b.bgp.connect_retry),
     ("bgp.mesh", AtStart, |a, b| a.bgp.mesh == b.bgp.mesh),
     ("bgp.multipath", Live, |a, b| a.bgp.multipath == b.bgp.multipath),

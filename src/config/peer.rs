@@ -14,7 +14,7 @@ use crate::config::host::is_unicast;
 use crate::config::policy::Policy;
 use crate::config::reader::{Distinct, Table, Value};
 use crate::config::secret::Secret;
-use crate::config::words::{HoldTime, Name, Word, asn, connect_retry, hold_time};
+use crate::config::words::{HoldTime, Name, Word, asn, connect_retry, graceful_restart, hold_time, send_hold_time};
 use crate::net::{Asn, Family, Prefix};
 
 /// A BGP neighbour, or all neighbours of a prefix.
@@ -34,8 +34,14 @@ pub struct Peer {
     pub families: Vec<Family>,
     /// Silence after which it counts as dead
     pub hold_time: HoldTime,
+    /// Time in which nothing gets through to it after which it counts as dead (RFC 9687): 3 s to
+    /// 24 h, or zero for never; `None`: 8 min, or twice the hold time where that is more
+    pub send_hold_time: Option<Duration>,
     /// Pause between attempts to connect, 1 to 60 s
     pub connect_retry: Duration,
+    /// How long it may hold our routes while we restart (RFC 4724): whole seconds, at most 4095;
+    /// zero: neither side keeps any
+    pub graceful_restart: Duration,
     /// Key of TCP-MD5 (RFC 2385)
     pub password: Option<Secret>,
     /// Hops it may be away, 1 to 254; packets from farther are dropped (GTSM, RFC 5082)
@@ -177,7 +183,9 @@ pub struct Bfd {
 pub(super) struct Inherited<'a> {
     pub asn: Option<Asn>,
     pub hold_time: HoldTime,
+    pub send_hold_time: Option<Duration>,
     pub connect_retry: Duration,
+    pub graceful_restart: Duration,
     /// Some prefix of ours is IPv6
     pub ipv6: bool,
     pub node_address: Option<IpAddr>,
@@ -248,7 +256,9 @@ fn peer(
         passive: passive(table, address),
         families: families(table).unwrap_or_else(|| default_families(address, inherited.ipv6)),
         hold_time: hold_time(table).unwrap_or(inherited.hold_time),
+        send_hold_time: send_hold_time(table).or(inherited.send_hold_time),
         connect_retry: connect_retry(table).unwrap_or(inherited.connect_retry),
+        graceful_restart: graceful_restart(table).unwrap_or(inherited.graceful_restart),
         password: password(table, read_secret),
         ttl_security,
         multihop,

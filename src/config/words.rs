@@ -144,6 +144,20 @@ pub(super) fn connect_retry(table: &Table<'_>) -> Option<Duration> {
     table.value("connect_retry")?.duration("s", "\"1s\" to \"60s\"", |d| RANGE.contains(&d).then_some(d))
 }
 
+/// `graceful_restart` of `[bgp]` and of a peer.
+pub(super) fn graceful_restart(table: &Table<'_>) -> Option<Duration> {
+    // Restart Time has twelve bits (RFC 4724 §3).
+    let fits = |duration| whole_seconds(duration).filter(|seconds| *seconds <= 4095).map(|_| duration);
+    table.value("graceful_restart")?.duration("s", "\"0s\" (off) to \"4095s\", whole seconds", fits)
+}
+
+/// `send_hold_time` of `[bgp]` and of a peer.
+pub(super) fn send_hold_time(table: &Table<'_>) -> Option<Duration> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(86_400);
+    let fits = |d: Duration| (d.is_zero() || RANGE.contains(&d)).then_some(d);
+    table.value("send_hold_time")?.duration("s", "\"0s\" (never) or \"3s\" to \"24h\"", fits)
+}
+
 /// A set of communities, sorted, as [`Attrs`](crate::bgp::attrs::Attrs) keeps them.
 pub(super) fn communities<T: Word + Ord>(table: &Table<'_>, key: &'static str) -> Option<Vec<T>> {
     let mut communities = without_places(table.words(key)?);

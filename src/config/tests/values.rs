@@ -8,7 +8,7 @@ use super::{LEAST, good, good_bgp};
 use crate::bgp::attrs::{Community, LargeCommunity};
 use crate::config::{
     Announce, Bfd, Bgp, Config, Control, Export, HoldTime, Import, Kernel, Log, LogFormat, Metrics, Network, Node,
-    Peer, PeerAddress, Policy, PrefixMatch, Rule, Store,
+    Peer, PeerAddress, Policy, PrefixMatch, Rule, Secret, SecretError, Store,
 };
 use crate::forward::TunnelMode;
 use crate::net::{Asn, Family};
@@ -30,6 +30,7 @@ fn defaults() {
             asn: Asn(64512),
             listen: vec!["0.0.0.0:179".parse().unwrap()],
             hold_time: HoldTime::new(Duration::from_secs(9)).unwrap(),
+            send_hold_time: None,
             connect_retry: Duration::from_secs(5),
             mesh: false,
             multipath: 8,
@@ -62,7 +63,9 @@ fn default_peer() {
         passive: false,
         families: vec![Family::Ipv4],
         hold_time: HoldTime::new(Duration::from_secs(30)).unwrap(),
+        send_hold_time: None,
         connect_retry: Duration::from_millis(2500),
+        graceful_restart: Duration::from_secs(120),
         password: None,
         ttl_security: None,
         multihop: None,
@@ -81,12 +84,15 @@ fn default_peer() {
 #[test]
 fn peers() {
     type Is = fn(&Peer) -> bool;
-    let cases: [(&str, &str, Is); 17] = [
+    let cases: [(&str, &str, Is); 20] = [
         ("a name", "name = \"tor-a\"", |p| p.name == "tor-a"),
         ("an own hold time", "hold_time = \"0s\"", |p| p.hold_time.duration().is_zero()),
         ("the shortest hold time", "hold_time = \"3s\"", |p| p.hold_time.seconds() == 3),
         ("the longest hold time", "hold_time = \"18h 12m 15s\"", |p| p.hold_time.seconds() == 65535),
         ("another unit", "connect_retry = \"1m\"", |p| p.connect_retry.as_secs() == 60),
+        ("no graceful restart with this one", "graceful_restart = \"0s\"", |p| p.graceful_restart.is_zero()),
+        ("an own send hold time", "send_hold_time = \"1m\"", |p| p.send_hold_time == Some(Duration::from_secs(60))),
+        ("sending is never given up", "send_hold_time = \"0s\"", |p| p.send_hold_time == Some(Duration::ZERO)),
         ("a newline is not the key's", "password_file = \"/k\"", |p| {
             p.password.as_ref().unwrap().expose() == b"s3cret"
         }),
@@ -138,6 +144,24 @@ fn ranges_are_passive() {
         range.address.prefix().covers(&host.address.prefix()) && !host.passive,
         "a host of a range has its own entry"
     );
+}
+
+#[test]
+fn keys() {
+    let longest = "k".repeat(80);
+    let cases = [
+        // (why, content of the file, wanted)
+        ("a line as an editor leaves it", "secret\n", Ok("secret")),
+        ("a line from another system", "secret\r\n", Ok("secret")),
+        ("inner and leading blanks belong to it", " a b ", Ok(" a b ")),
+        ("the longest the kernel takes", &format!("{longest}\r\n"), Ok(&*longest)),
+        ("one more", &format!("{longest}k"), Err(SecretError::TooLong)),
+        ("nothing", "\n", Err(SecretError::Empty)),
+    ];
+    for (why, content, wanted) in cases {
+        let got = Secret::new(content);
+        assert_eq!(got.as_ref().map(Secret::expose), wanted.as_ref().map(|key| key.as_bytes()), "{why}");
+    }
 }
 
 #[test]
