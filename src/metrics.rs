@@ -171,6 +171,8 @@ pub struct Metrics {
     pub netlink_batches: IntCounter,
     /// Route messages acknowledged without error
     pub netlink_acknowledged: IntCounter,
+    /// Nexthop objects made or changed
+    pub nexthop_objects_written: IntCounter,
     /// Route messages refused
     pub netlink_refused: IntCounter,
     /// Times the kernel's events overran us and all was compared anew
@@ -335,6 +337,8 @@ impl Metrics {
             netlink_batches: r.counter("netlink_batches_total", "Batches of route messages handed to the kernel.")?,
             netlink_acknowledged: r
                 .counter("netlink_routes_acknowledged_total", "Route messages the kernel accepted.")?,
+            nexthop_objects_written: r
+                .counter("netlink_nexthops_written_total", "Nexthop objects made, changed or removed.")?,
             netlink_refused: r.counter("netlink_routes_refused_total", "Route messages the kernel refused.")?,
             netlink_overruns: r
                 .counter("netlink_overruns_total", "Times that kernel events were lost and all was compared anew.")?,

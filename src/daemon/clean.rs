@@ -14,6 +14,8 @@ use crate::io::netlink::query;
 pub struct Done {
     /// Routes removed
     pub routes: usize,
+    /// Nexthop objects removed
+    pub nexthops: usize,
     /// What else was removed or put back
     pub done: Vec<String>,
     /// What went wrong
@@ -22,7 +24,7 @@ pub struct Done {
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} routes removed", self.routes)?;
+        write!(f, "{} routes, {} nexthop objects removed", self.routes, self.nexthops)?;
         for line in &self.done {
             write!(f, "\n{line}")?;
         }
@@ -33,7 +35,7 @@ impl fmt::Display for Done {
     }
 }
 
-/// Routes with our protocol number, the tunnel, the firewall table, the sysctls we changed.
+/// Routes and nexthop objects with our protocol number, the tunnel, the firewall table, the sysctls we changed.
 pub fn clean(config: &Config) -> io::Result<Done> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -42,10 +44,15 @@ pub fn clean(config: &Config) -> io::Result<Done> {
             errors.push(format!("routes: {error}"));
             0
         });
+        // After the routes: those that still use an object would go uncounted.
+        let nexthops = query::flush_nexthops(config.kernel.protocol).await.unwrap_or_else(|error| {
+            errors.push(format!("nexthop objects: {error}"));
+            0
+        });
         let (mut done, more) = node::tear_down(&config.state_dir).await;
         errors.extend(more);
         // Where it belongs is a wish of its own: only `undrain` takes it back.
         done.extend(drain::left_behind(&config.state_dir));
-        Ok(Done { routes, done, errors })
+        Ok(Done { routes, nexthops, done, errors })
     })
 }

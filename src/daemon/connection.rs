@@ -2,10 +2,14 @@
 //!
 //! The writer is a task of its own so that a peer that doesn't read can't stop the session's
 //! timers. It takes messages of the session before routes, so a KEEPALIVE never queues behind a
-//! bulk transfer that still waits in the channel.
+//! bulk transfer that still waits in the channel: at most behind one chunk that is being written.
+//! Where that chunk is stuck, one KEEPALIVE waits and the next are left out, so that the last word to
+//! a peer that doesn't read still finds room.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,9 +18,11 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::bgp::message::{Codec, Message};
 use crate::bgp::wire::{self, DecodeError};
+use crate::io::tcp::{self, Unread};
 use crate::metrics::{MessageKind, PeerMetrics};
 
 /// Messages of the session that may wait for the writer; a session sends one a second at most.
@@ -30,8 +36,26 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 enum Out {
     /// A message of the session
     Message(Bytes),
+    /// The KEEPALIVE that waits
+    Keepalive(Bytes),
     /// From now on also send what comes from here
     Routes(mpsc::Receiver<Bytes>),
+}
+
+/// How far the writer got.
+struct Progress {
+    opened: Instant,
+    /// Milliseconds from then to when the kernel last took bytes
+    wrote: AtomicU64,
+    /// A KEEPALIVE is in the queue
+    keepalive: AtomicBool,
+}
+
+impl Progress {
+    fn note(&self) {
+        let since = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.wrote.store(since, Ordering::Relaxed);
+    }
 }
 
 /// An open connection.
@@ -41,6 +65,7 @@ pub struct Connection {
     codec: Codec,
     out: mpsc::Sender<Out>,
     writer: JoinHandle<()>,
+    progress: Arc<Progress>,
     /// Our end
     pub local: SocketAddr,
     metrics: PeerMetrics,
@@ -52,8 +77,10 @@ impl Connection {
         let local = stream.local_addr()?;
         let (reader, write_half) = stream.into_split();
         let (out, queue) = mpsc::channel(SESSION_QUEUE);
-        let writer = tokio::spawn(write(write_half, queue, metrics.clone()));
-        Ok(Self { reader, buffer: BytesMut::new(), codec: Codec::INITIAL, out, writer, local, metrics })
+        let progress =
+            Arc::new(Progress { opened: Instant::now(), wrote: AtomicU64::new(0), keepalive: AtomicBool::new(false) });
+        let writer = tokio::spawn(write(write_half, queue, Arc::clone(&progress), metrics.clone()));
+        Ok(Self { reader, buffer: BytesMut::new(), codec: Codec::INITIAL, out, writer, progress, local, metrics })
     }
 
     /// How messages are read and written from now on.
@@ -67,6 +94,16 @@ impl Connection {
         self.reader.read_buf(&mut self.buffer).await
     }
 
+    /// What the kernel holds that [`fill`](Self::fill) has not taken.
+    pub fn unread(&self) -> Unread {
+        tcp::unread(self.reader.as_ref())
+    }
+
+    /// When the kernel last took bytes for the peer.
+    pub fn last_sent(&self) -> Instant {
+        self.progress.opened + Duration::from_millis(self.progress.wrote.load(Ordering::Relaxed))
+    }
+
     /// The next whole message in the buffer.
     pub fn next_message(&mut self) -> Result<Option<Message>, DecodeError> {
         let Some(len) = wire::frame(&self.buffer, &self.codec)? else { return Ok(None) };
@@ -78,12 +115,17 @@ impl Connection {
         message.map(Some)
     }
 
-    /// Hands a message of the session to the writer. One that finds the queue full is dropped: the
-    /// peer hasn't read for a minute and its hold timer decides.
+    /// Hands a message of the session to the writer. A KEEPALIVE behind one that still waits is left
+    /// out; anything that finds the queue full is dropped, as the connection is dying.
     pub fn send(&self, message: &Message) {
+        let keepalive = *message == Message::Keepalive;
+        if keepalive && self.progress.keepalive.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut bytes = Vec::new();
         wire::encode(message, &self.codec, &mut bytes);
-        if self.out.try_send(Out::Message(bytes.into())).is_err() {
+        let out = if keepalive { Out::Keepalive } else { Out::Message };
+        if self.out.try_send(out(bytes.into())).is_err() {
             tracing::debug!("message dropped, peer doesn't read");
         }
     }
@@ -96,12 +138,14 @@ impl Connection {
         routes
     }
 
-    /// Closes after what was sent is out, or when the grace is over.
+    /// Closes after what was sent is out; or resets when the grace is over, so that the kernel too
+    /// forgets what a peer doesn't take.
     pub fn close(self) {
-        let Self { out, mut writer, .. } = self;
+        let Self { out, mut writer, reader, .. } = self;
         drop(out);
         tokio::spawn(async move {
             if tokio::time::timeout(CLOSE_GRACE, &mut writer).await.is_err() {
+                tcp::reset_on_close(reader.as_ref());
                 writer.abort();
             }
         });
@@ -109,13 +153,22 @@ impl Connection {
 }
 
 /// Writes until the connection object is gone or the socket fails; the reader sees the failure too.
-async fn write(mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Out>, metrics: PeerMetrics) {
+async fn write(
+    mut half: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Out>,
+    progress: Arc<Progress>,
+    metrics: PeerMetrics,
+) {
     let mut routes: Option<mpsc::Receiver<Bytes>> = None;
     loop {
         let chunk = tokio::select! {
             biased; // The session's own messages must not wait behind routes.
             out = queue.recv() => match out {
                 Some(Out::Message(bytes)) => bytes,
+                Some(Out::Keepalive(bytes)) => {
+                    progress.keepalive.store(false, Ordering::Relaxed);
+                    bytes
+                }
                 Some(Out::Routes(queue)) => {
                     routes = Some(queue);
                     continue;
@@ -124,8 +177,13 @@ async fn write(mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Out>, metrics
             },
             Some(chunk) = receive(&mut routes) => chunk,
         };
-        if half.write_all(&chunk).await.is_err() {
-            return;
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            match half.write(rest).await {
+                Ok(taken) if taken > 0 => rest = rest.get(taken..).unwrap_or_default(),
+                _ => return,
+            }
+            progress.note();
         }
         count(&chunk, &metrics);
     }

@@ -13,8 +13,6 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         files::read_secret(path).and_then(into_text).map_err(|error| match error {
             files::SecretError::Unreadable(error) => SecretError::Unreadable(error.kind()),
             files::SecretError::WorldReadable(mode) => SecretError::WorldReadable { mode },
-            files::SecretError::Empty => SecretError::Empty,
-            files::SecretError::TooLong => SecretError::TooLong,
         })
     };
     config::parse(&text, &mut read_secret)

@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{self, Config};
+use crate::io::netlink::query;
 use crate::metrics::Metrics;
 use crate::view;
 
@@ -113,15 +114,20 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let (queries, query_queue) = mpsc::channel(REQUESTS);
     let (kicks, kick_queue) = mpsc::channel(1);
     let (node_requests, node_queue) = mpsc::channel(REQUESTS);
+    let objects =
+        config.kernel.install && config.kernel.nexthop_objects && query::knows_nexthops().await.unwrap_or(false);
+    if !objects && config.kernel.install && config.kernel.nexthop_objects {
+        tracing::warn!("this kernel has no nexthop objects: failover takes time for each route");
+    }
     let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone()).await;
     let (drain_requests, drain_queue) = mpsc::channel(REQUESTS);
     let drain_status = drain.subscribe();
-    let mut node = node::Node::new(Arc::clone(&config), identity.clone(), inputs.clone());
+    let mut node = node::Node::new(Arc::clone(&config), identity.clone(), objects, inputs.clone());
     let node_status = node.subscribe();
     let tunnel = node.bring_up().await;
 
-    let (routing, adopted) =
-        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), kicks, tunnel).await?;
+    let (routing, preserved) =
+        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), kicks, tunnel, objects).await?;
     let mut routing_task = tokio::spawn(routing.run(input_queue, query_queue));
     let node_task = tokio::spawn(node.run(node_queue, kick_queue));
 
@@ -131,7 +137,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         identity.clone(),
         inputs.clone(),
         Arc::clone(&metrics),
-        adopted,
+        preserved,
         drain.farewell(),
     )
     .map_err(|error| Fatal::start("listen", error))?;
@@ -180,8 +186,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     // Who leaves on purpose doesn't ask to be waited for.
     let (left, leaves) = oneshot::channel();
     let leaves = drain_requests.send(drain::Request::Exit(left)).await.is_ok() && leaves.await.unwrap_or_default();
-    let graceful = !config.bgp.graceful_restart.is_zero() && !leaves;
-    if peer_requests.send(peers::Request::Exit { graceful, done }).await.is_ok() {
+    if peer_requests.send(peers::Request::Exit { leaves, done }).await.is_ok() {
         let _ = finished.await;
     }
     // A stale socket is replaced at the next start; this is tidiness.

@@ -47,6 +47,8 @@ pub struct Status {
 pub struct Node {
     config: Arc<Config>,
     identity: Identity,
+    /// Routes refer to nexthop objects
+    objects: bool,
     sysctl: Sysctl,
     status: watch::Sender<Status>,
     routing: mpsc::Sender<Input>,
@@ -57,11 +59,12 @@ pub struct Node {
 
 impl Node {
     /// Touches nothing yet.
-    pub fn new(config: Arc<Config>, identity: Identity, routing: mpsc::Sender<Input>) -> Self {
+    pub fn new(config: Arc<Config>, identity: Identity, objects: bool, routing: mpsc::Sender<Input>) -> Self {
         let sysctl = Sysctl::new(&config.state_dir);
         Self {
             config,
             identity,
+            objects,
             sysctl,
             status: watch::channel(Status::default()).0,
             routing,
@@ -169,7 +172,12 @@ impl Node {
         let ipv6 =
             prefixes.chain(self.config.bgp.announce.iter().map(|a| &a.prefix)).any(|p| p.family() == Family::Ipv6);
         let uplinks = uplinks(dump, &network.pools);
-        let settings = sysctls::wanted(self.tunnel.map(|_| TUNNEL), ipv6, uplinks);
+        let settings = sysctls::wanted(self.tunnel.map(|_| TUNNEL), ipv6, self.objects, uplinks);
+        if !self.objects
+            && let Err(error) = self.sysctl.restore_one(sysctls::NEXTHOP_COMPAT_MODE)
+        {
+            tracing::warn!(%error, key = sysctls::NEXTHOP_COMPAT_MODE, "sysctl is not put back");
+        }
         let applied = match self.sysctl.apply(&settings) {
             Ok(applied) => applied,
             Err(error) => {

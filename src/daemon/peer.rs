@@ -3,6 +3,9 @@
 //! The task owns the session and its connections. What the session delivers goes to the routing
 //! task over a bounded queue; while that is full nothing is read, so TCP slows the peer down.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -21,8 +24,9 @@ use crate::bgp::session::{Action, Event, Negotiated, PerSide, Reason, Session, S
 use crate::bgp::wire::Cease;
 use crate::daemon::connection::Connection;
 use crate::daemon::routing::{Input, Up};
-use crate::io::tcp::{self, ConnectError, ConnectOptions, StreamOptions};
+use crate::io::tcp::{self, ConnectError, ConnectOptions, StreamOptions, Unread};
 use crate::metrics::PeerMetrics;
+use crate::net::PerFamily;
 use crate::view;
 
 /// Chunks of routes (64 KiB each) that may wait for a slow peer.
@@ -143,11 +147,11 @@ pub struct PeerTask {
 impl PeerTask {
     /// A task that has not begun.
     ///
-    /// `restarting`: the peer is told that we have restarted and kept forwarding (RFC 4724 §4.1).
+    /// `restarting`: the peer is told in which families we have kept forwarding (RFC 4724 §4.1).
     pub fn new(
         id: PeerId,
         profile: Profile,
-        restarting: bool,
+        restarting: Option<PerFamily<bool>>,
         commands: mpsc::Receiver<Command>,
         routing: mpsc::Sender<Input>,
         status: watch::Sender<Status>,
@@ -202,10 +206,15 @@ impl PeerTask {
 
     fn timeout(&mut self) {
         let now = Instant::now().into_std();
-        // While we don't read because the routing task is busy, silence is our fault, not the peer's.
-        if !self.pending.is_empty() {
-            for side in Side::ALL {
-                self.session.note_activity(now, side);
+        for side in Side::ALL {
+            let Some(connection) = &self.connections[side] else { continue };
+            self.session.note_sent(connection.last_sent().into_std(), side);
+            match connection.unread() {
+                // We have not read for a while, be it that the routing task is busy or the whole
+                // host: what looks like silence is our fault, not the peer's.
+                Unread::Bytes => self.session.note_activity(now, side),
+                Unread::End => self.read(side, &Ok(0)),
+                Unread::Nothing => {}
             }
         }
         self.handle(Event::Timeout);
@@ -248,7 +257,7 @@ impl PeerTask {
                 self.shut = false;
                 self.handle(Event::Start);
             }
-            Command::Restarted => self.session.set_restarting(false),
+            Command::Restarted => self.session.set_restarting(None),
             Command::Abandon => {
                 self.handle(Event::Abandon);
                 self.stopping = true;
@@ -262,7 +271,6 @@ impl PeerTask {
             Ok(stream) => self.connected(Side::Outgoing, stream),
             Err(error) => {
                 tracing::debug!(error, "connect failed");
-                self.pending.push_back(Input::Attempted { peer: self.id });
                 self.status.send_modify(|status| status.last_error = Some((error, SystemTime::now())));
                 self.handle(Event::ConnectFailed);
             }
@@ -387,6 +395,11 @@ impl PeerTask {
 
     fn publish(&mut self) {
         let (state, counters) = (self.session.state(), self.session.counters());
+        let former = self.status.borrow().state;
+        let trying = matches!(former, State::Connect | State::OpenSent | State::OpenConfirm);
+        if trying && matches!(state, State::Idle | State::Active) {
+            self.pending.push_back(Input::Attempted { peer: self.id });
+        }
         let error = self.session.last_error().filter(|error| self.error_seen != Some(error.at));
         let told = error.filter(|error| error.reason != Reason::ConnectFailed).map(|error| error.reason.to_string());
         self.error_seen = error.map(|error| error.at).or(self.error_seen);

@@ -26,7 +26,7 @@ use crate::daemon::routing::{Input, NewPeer};
 use crate::daemon::settings;
 use crate::io::tcp::{self, Listener, StreamOptions};
 use crate::metrics::{Metrics, PeerMetrics};
-use crate::net::Prefix;
+use crate::net::{PerFamily, Prefix};
 
 /// Commands that may wait for a peer task.
 const COMMANDS: usize = 16;
@@ -54,11 +54,11 @@ pub enum Request {
     },
     /// It is drained no more
     Open,
-    /// The daemon exits: end the sessions without a word, or with a NOTIFICATION if the peers are
+    /// The daemon exits: end the sessions without a word, or with a NOTIFICATION where the peer is
     /// not to keep our routes
     Exit {
-        /// Whether peers shall keep our routes (RFC 4724)
-        graceful: bool,
+        /// The node is drained: no peer is to keep our routes
+        leaves: bool,
         /// Answered when all tasks are done
         done: oneshot::Sender<()>,
     },
@@ -104,20 +104,21 @@ pub struct Peers {
     routing: mpsc::Sender<Input>,
     metrics: Arc<Metrics>,
     next_id: u32,
-    restarting: bool,
+    preserved: PerFamily<bool>,
     /// The node is drained: there are to be no sessions
     farewell: Option<Notification>,
 }
 
 impl Peers {
-    /// Starts listening; peers start with [`run`](Self::run). `restarting`: tell peers that our
-    /// forwarding state survived (RFC 4724 §4.1). `farewell`: the node is drained.
+    /// Starts listening; peers start with [`run`](Self::run). `preserved`: in which families
+    /// our forwarding state outlived the former run (RFC 4724 §4.1), as peers are told until the
+    /// routing task says otherwise. `farewell`: the node is drained.
     pub fn new(
         config: Arc<Config>,
         identity: Identity,
         routing: mpsc::Sender<Input>,
         metrics: Arc<Metrics>,
-        restarting: bool,
+        preserved: PerFamily<bool>,
         farewell: Option<Notification>,
     ) -> std::io::Result<Self> {
         let mut listeners = Vec::new();
@@ -140,7 +141,7 @@ impl Peers {
             routing,
             metrics,
             next_id: 0,
-            restarting,
+            preserved,
             farewell,
         })
     }
@@ -177,8 +178,8 @@ impl Peers {
                         // Who was kept away gets its time to call.
                         forget.reset();
                     }
-                    Some(Request::Exit { graceful, done }) => {
-                        self.exit(graceful).await;
+                    Some(Request::Exit { leaves, done }) => {
+                        self.exit(leaves).await;
                         let _ = done.send(());
                         return;
                     }
@@ -229,13 +230,14 @@ impl Peers {
         if self.routing.send(Input::Add(Box::new(new))).await.is_err() {
             return;
         }
-        let task = PeerTask::new(id, profile, self.restarting, queue, self.routing.clone(), publish, metrics.clone());
+        let task =
+            PeerTask::new(id, profile, Some(self.preserved), queue, self.routing.clone(), publish, metrics.clone());
         let task = tokio::spawn(task.run().instrument(info_span!("peer", name)));
         self.known.insert(address, Handle { id, name, config: peer, commands, status, metrics, dynamic, task });
     }
 
     fn profile(&self, address: IpAddr, peer: &config::Peer, id: PeerId) -> Profile {
-        settings::profile(&self.config, &self.identity, peer, address, id)
+        settings::profile(&self.identity, peer, address, id)
     }
 
     async fn accepted(&mut self, stream: TcpStream, remote: SocketAddr) {
@@ -380,12 +382,15 @@ impl Peers {
         }
     }
 
-    async fn exit(self, graceful: bool) {
+    async fn exit(self, leaves: bool) {
         let mut tasks = Vec::new();
         for handle in self.known.into_values() {
-            // Cease/2: administrative shutdown, with words (RFC 9003).
-            let farewell =
-                if graceful { Command::Abandon } else { Command::Stop(Notification::shutdown("wayleave stops")) };
+            let farewell = if leaves || handle.config.graceful_restart.is_zero() {
+                // Cease/2: administrative shutdown, with words (RFC 9003).
+                Command::Stop(Notification::shutdown("wayleave stops"))
+            } else {
+                Command::Abandon
+            };
             let _ = handle.commands.try_send(farewell);
             tasks.push(handle.task);
         }

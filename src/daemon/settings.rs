@@ -27,7 +27,7 @@ pub fn ours(config: &Config) -> Ours {
 }
 
 /// How a peer is reached and spoken to.
-pub fn profile(config: &Config, identity: &Identity, peer: &config::Peer, address: IpAddr, id: PeerId) -> Profile {
+pub fn profile(identity: &Identity, peer: &config::Peer, address: IpAddr, id: PeerId) -> Profile {
     let external = peer.asn != identity.asn;
     let ttl = match (peer.ttl_security, peer.multihop) {
         (Some(hops), _) => Ttl::Secured(hops),
@@ -55,15 +55,16 @@ pub fn profile(config: &Config, identity: &Identity, peer: &config::Peer, addres
             long_back_off: session::Settings::LONG_BACK_OFF,
             passive: peer.passive,
             families: peer.families.clone(),
-            graceful_restart: graceful_restart(config, peer),
+            send_hold_time: peer.send_hold_time,
+            graceful_restart: graceful_restart(peer),
             // Peers that start together must not dial together for ever.
             seed: rand::random::<u64>() ^ u64::from(id.0),
         },
     }
 }
 
-fn graceful_restart(config: &Config, peer: &config::Peer) -> Option<GracefulRestart> {
-    let seconds = config.bgp.graceful_restart.as_secs();
+fn graceful_restart(peer: &config::Peer) -> Option<GracefulRestart> {
+    let seconds = peer.graceful_restart.as_secs();
     (seconds > 0).then(|| session::preserving(u16::try_from(seconds).unwrap_or(u16::MAX), &peer.families))
 }
 
@@ -181,7 +182,7 @@ fn rule(rule: &config::Rule) -> policy::Rule {
 }
 
 /// What the forwarder works by.
-pub fn forwarding(config: &Config, tunnel_device: Option<u32>) -> forward::Settings {
+pub fn forwarding(config: &Config, tunnel_device: Option<u32>, objects: bool) -> forward::Settings {
     forward::Settings {
         tunnel: config.network.tunnel,
         tunnel_endpoints: config.network.tunnel_endpoints.clone(),
@@ -189,5 +190,7 @@ pub fn forwarding(config: &Config, tunnel_device: Option<u32>) -> forward::Setti
         tunnel_device,
         table: config.kernel.table,
         metric: config.kernel.metric,
+        protocol: config.kernel.protocol,
+        objects,
     }
 }

@@ -104,7 +104,7 @@ impl Routing {
                 table: self.config.kernel.table,
                 protocol: self.config.kernel.protocol,
                 metric: self.config.kernel.metric,
-                nexthop_objects: false,
+                nexthop_objects: self.objects,
                 wanted: fib.wanted,
                 installed: fib.installed,
                 failed: fib.failed,
@@ -190,7 +190,7 @@ impl Routing {
     fn explained(&self, prefix: &Prefix, path: &Explained) -> view::Route {
         let (wanted, actual) = self.forwarder.route(*prefix);
         let hops = match path.verdict {
-            Verdict::Best => wanted.as_ref().map_or(&[][..], Target::hops).to_vec(),
+            Verdict::Best => wanted.as_ref().map(|target| self.forwarder.hops(target)).unwrap_or_default(),
             Verdict::Multipath => self.forwarder.resolve(next_hop(&path.attrs), Some(*prefix)).hops().to_vec(),
             _ => Vec::new(),
         };
@@ -286,17 +286,34 @@ impl Routing {
             wanted: wanted.as_ref().map(|target| self.target(target)),
             actual: actual.as_ref().map(|target| self.target(target)),
             kernel: kernel.map(|lookup| self.lookup(lookup)),
-            agree: agrees(prefix, wanted.as_ref(), actual.as_ref(), kernel),
+            agree: wanted == actual && self.agrees(prefix, wanted.as_ref(), kernel),
             story: Vec::new(),
         };
         explanation.story = self.story(&explanation, kernel);
         explanation
     }
 
+    /// Whether the kernel does what is wanted, as far as BGP has a say.
+    fn agrees(&self, prefix: Option<Prefix>, wanted: Option<&Target>, kernel: Option<&Lookup>) -> bool {
+        let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
+        match (wanted, kernel) {
+            (Target::Blackhole, _) => true,
+            (_, None) => false,
+            (target, Some(lookup)) => {
+                // A longer route, such as one to a container, has its own right.
+                let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());
+                let same = |hop: &Hop| {
+                    Some(hop.device) == lookup.device && (hop.gateway.is_none() || hop.gateway == lookup.gateway)
+                };
+                longer || self.forwarder.hops(target).iter().any(same)
+            }
+        }
+    }
+
     fn target(&self, target: &Target) -> String {
         match target {
             Target::Blackhole => "blackhole".to_owned(),
-            Target::Object(id) => format!("nhid {}", id.0),
+            Target::Object(id) => format!("{} (nhid {})", self.hops(&self.forwarder.hops(target)), id.0),
             Target::Via(hops) => self.hops(hops),
         }
     }
@@ -370,25 +387,5 @@ impl Routing {
                 .push(format!("A route that is not ours, {} of protocol {}, {why}.", matched.prefix, matched.protocol));
         }
         story
-    }
-}
-
-/// Whether the kernel does what is wanted, as far as BGP has a say.
-fn agrees(prefix: Option<Prefix>, wanted: Option<&Target>, actual: Option<&Target>, kernel: Option<&Lookup>) -> bool {
-    if wanted != actual {
-        return false;
-    }
-    let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
-    match (wanted, kernel) {
-        (Target::Blackhole, _) | (Target::Object(_), Some(_)) => true,
-        (Target::Via(_) | Target::Object(_), None) => false,
-        (Target::Via(hops), Some(lookup)) => {
-            // A longer route, such as one to a container, has its own right.
-            let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());
-            let same = |hop: &Hop| {
-                Some(hop.device) == lookup.device && (hop.gateway.is_none() || hop.gateway == lookup.gateway)
-            };
-            longer || hops.iter().any(same)
-        }
     }
 }

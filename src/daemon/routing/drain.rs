@@ -27,12 +27,10 @@ impl Routing {
     fn come_back(&mut self) {
         let now = Instant::now();
         self.sync = Sync::new(now.into_std());
-        let until = now + RETURN_LIMIT;
-        for (id, peer) in &mut self.peers {
-            self.sync.add(*id, now.into_std(), peer.config.passive, peer.dynamic);
+        for (id, peer) in &self.peers {
+            self.sync.add(*id, now.into_std(), peer.dynamic);
             if self.rib.counters(*id).is_some_and(|counters| counters.stale > 0) {
-                peer.restart_until = Some(until);
-                self.restarts.insert((until, *id));
+                self.restarts.begin(*id, now.into_std(), RETURN_LIMIT);
             }
         }
         self.sync.gathered();

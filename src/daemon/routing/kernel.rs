@@ -9,12 +9,13 @@ use tokio::time::Instant;
 use super::{RESYNC_EVERY, Routing, WRITES};
 use crate::daemon::node::TUNNEL;
 use crate::daemon::settings;
-use crate::forward::{Dump, FibOp, KernelEvent, TunnelMode};
+use crate::forward::{Batch, Dump, FibOp, KernelEvent, NexthopOp, TunnelMode};
 use crate::io::netlink::{query, watch, writer};
 
 /// The ends of queues that the task waits on.
 pub(super) struct Ends {
-    pub ops: Option<mpsc::Sender<Vec<FibOp>>>,
+    pub ops: Option<mpsc::Sender<Batch>>,
+    pub nexthops: Option<mpsc::Sender<Vec<NexthopOp>>>,
     pub reports: Option<mpsc::Receiver<writer::Report>>,
     pub kernel: mpsc::Receiver<watch::Report>,
     pub dump: Option<oneshot::Receiver<std::io::Result<Dump>>>,
@@ -24,9 +25,33 @@ impl Routing {
     /// Whether there is something to write, and it may be written yet.
     pub(super) fn may_write(&self) -> bool {
         let now = Instant::now().into_std();
-        let held = self.adopted && !self.sync.is_ready() && !self.sync.is_settled(now);
         let due = self.forwarder.queued() > 0 || self.forwarder.next_retry().is_some_and(|at| at <= now);
-        self.ends.ops.is_some() && due && !held
+        self.ends.ops.is_some() && due && !self.is_held()
+    }
+
+    /// What a former run left is not touched before the first synchronisation.
+    fn is_held(&self) -> bool {
+        self.adopted && !self.sync.is_ready() && !self.sync.is_settled(Instant::now().into_std())
+    }
+
+    /// Hands the writer the nexthop objects that are due. Whether no route needs to wait for one.
+    pub(super) fn write_nexthops(&mut self) -> bool {
+        let Some(queue) = &self.ends.nexthops else { return true };
+        let now = Instant::now().into_std();
+        let due = self.forwarder.has_nexthop_ops() || self.forwarder.next_retry().is_some_and(|at| at <= now);
+        if !due || self.is_held() {
+            return !due;
+        }
+        // A full queue empties with the next report, after which this is asked again.
+        let Ok(place) = queue.try_reserve() else { return false };
+        let mut ops = Vec::new();
+        self.forwarder.take_nexthop_ops(now, &mut ops);
+        if !ops.is_empty() {
+            place.send(ops);
+            // Wakes a writer that has nothing to do; one that has looks by itself.
+            let _ = self.ends.ops.as_ref().map(|ops| ops.try_send(Batch::default()));
+        }
+        true
     }
 
     /// One clear error when next hops turn out to need the tunnel that isn't there.
@@ -45,56 +70,70 @@ impl Routing {
     }
 
     /// Hands the writer what the kernel lacks.
-    pub(super) fn write(&mut self, place: Option<mpsc::OwnedPermit<Vec<FibOp>>>) {
+    pub(super) fn write(&mut self, place: Option<mpsc::OwnedPermit<Batch>>) {
         let Some(place) = place else {
             tracing::error!("the FIB writer has ended, routes are no longer written");
             self.ends.ops = None;
             return;
         };
-        let mut ops = Vec::with_capacity(WRITES);
-        self.forwarder.take_ops(Instant::now().into_std(), WRITES, &mut ops);
-        if !ops.is_empty() {
+        if !self.write_nexthops() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.spare);
+        self.forwarder.take_ops(Instant::now().into_std(), WRITES, &mut batch);
+        if batch.ops.is_empty() {
+            self.spare = batch;
+        } else {
             self.under_way.push_back(self.oldest);
-            place.send(ops);
+            place.send(batch);
         }
     }
 
     pub(super) fn written(&mut self, report: Option<writer::Report>) {
-        let Some(report) = report else {
-            self.ends.reports = None;
-            return;
-        };
         let now = Instant::now();
-        let mut refused = 0;
-        for (prefix, result) in report.results {
-            if result.is_err() {
-                refused += 1;
-            } else if !self.refusals.is_empty() {
-                self.refusals.remove(&prefix);
+        match report {
+            Some(writer::Report::Routes(report)) => self.routes_written(report, now),
+            Some(writer::Report::Nexthops(report)) => {
+                for refusal in &report.refusals {
+                    let id = report.ops.get(refusal.op).map_or(0, |op| op.id().0);
+                    tracing::warn!(
+                        nexthop = id,
+                        error = words(refusal),
+                        "the kernel refuses a nexthop object, trying again"
+                    );
+                }
+                self.metrics.nexthop_objects_written.inc_by(count(report.ops.len() - report.failed.len()));
+                self.forwarder.nexthops_answered(&report.ops, &report.failed, now.into_std());
             }
-            let done = result.is_ok();
-            self.forwarder.acked(prefix, result, now.into_std());
-            if done {
-                self.metrics.netlink_acknowledged.inc();
+            None => self.ends.reports = None,
+        }
+    }
+
+    fn routes_written(&mut self, report: writer::RoutesReport, now: Instant) {
+        let writer::RoutesReport { mut batch, failed, refusals, .. } = report;
+        self.metrics.netlink_batches.inc();
+        self.metrics.netlink_acknowledged.inc_by(count(batch.ops.len() - failed.len()));
+        self.metrics.netlink_refused.inc_by(count(failed.len()));
+        self.forwarder.answered(&batch, &failed, now.into_std());
+        if !self.refusals.is_empty() {
+            for op in &batch.ops {
+                self.refusals.remove(&op.prefix());
             }
         }
-        self.metrics.netlink_batches.inc();
-        self.metrics.netlink_refused.inc_by(refused);
-        for refusal in report.refusals {
-            let text = if refusal.text.is_empty() {
-                std::io::Error::from_raw_os_error(refusal.errno).to_string()
-            } else {
-                refusal.text
-            };
-            tracing::warn!(prefix = %refusal.prefix, error = text, "the kernel refuses a route, trying again");
+        for refusal in &refusals {
+            let Some(prefix) = batch.ops.get(refusal.op).map(FibOp::prefix) else { continue };
+            let text = words(refusal);
+            tracing::warn!(%prefix, error = text, "the kernel refuses a route, trying again");
             // Bounded: what was refused once and is wanted no more must not pile up.
             if self.refusals.len() < 1000 {
-                self.refusals.insert(refusal.prefix, text);
+                self.refusals.insert(prefix, text);
             }
         }
         if let Some(Some(oldest)) = self.under_way.pop_front() {
             self.metrics.update_to_kernel.observe(now.duration_since(oldest).as_secs_f64());
         }
+        batch.clear();
+        self.spare = batch;
     }
 
     pub(super) fn kernel(&mut self, report: watch::Report) {
@@ -187,7 +226,19 @@ impl Routing {
     }
 }
 
-pub(super) async fn reserve(ops: Option<&mpsc::Sender<Vec<FibOp>>>) -> Option<mpsc::OwnedPermit<Vec<FibOp>>> {
+fn words(refusal: &writer::Refusal) -> String {
+    if refusal.text.is_empty() {
+        std::io::Error::from_raw_os_error(refusal.errno).to_string()
+    } else {
+        refusal.text.clone()
+    }
+}
+
+fn count(of: usize) -> u64 {
+    u64::try_from(of).unwrap_or(u64::MAX)
+}
+
+pub(super) async fn reserve(ops: Option<&mpsc::Sender<Batch>>) -> Option<mpsc::OwnedPermit<Batch>> {
     match ops {
         Some(ops) => ops.clone().reserve_owned().await.ok(),
         None => std::future::pending().await,

@@ -9,35 +9,39 @@ mod answers;
 mod drain;
 mod kernel;
 mod outbound;
+mod restarts;
 mod sync;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashSet;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::answers::{Counts, RoutesOf, RoutingStatus};
 use self::kernel::{Ends, dumped, receive, reserve};
 use self::outbound::Outbound;
+use self::restarts::{Expired, Restarts};
 use self::sync::Sync;
 use crate::bgp::attrs::{Attrs, ExtCommunity};
 use crate::bgp::message::{Notification, RefreshKind, RouteRefresh, Update};
 use crate::bgp::policy;
-use crate::bgp::rib::{Change, PeerId, Rib};
+use crate::bgp::rib::{Change, Chosen, PeerId, Rib, Selection};
 use crate::bgp::session::Negotiated;
 use crate::config::{self, Config};
 use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::Command;
 use crate::daemon::{Fatal, settings};
-use crate::forward::{Forwarder, NextHop};
+use crate::forward::{Batch, Forwarder, NextHop, Way, source_of};
 use crate::io::netlink::{self, query::Lookup, watch, writer};
+use crate::io::procfs;
 use crate::metrics::Metrics;
 use crate::net::{Family, PerFamily, Prefix};
 use crate::view;
@@ -50,6 +54,11 @@ const WRITES: usize = 2048;
 const BATCHES: usize = 4;
 /// Reports of kernel events that may wait.
 const KERNEL_REPORTS: usize = 64;
+/// Prefixes decided for before other work gets its turn: some milliseconds, so that a peer with a
+/// million routes does not keep the next failure waiting.
+const DECISIONS: usize = 16_384;
+/// Of these, decided for at once.
+const PORTION: usize = 2048;
 /// Rounds of decision and resolution before other work gets its turn; routes that lead to each
 /// other's next hops take as many as they are deep.
 const ROUNDS: usize = 32;
@@ -70,7 +79,7 @@ pub enum Input {
     Configure { peer: PeerId, config: Arc<config::Peer> },
     /// It is no longer configured
     Remove { peer: PeerId },
-    /// A connection attempt failed
+    /// A connection attempt failed, or a connection before its session was up
     Attempted { peer: PeerId },
     /// Its session came up
     Up(Box<Up>),
@@ -133,14 +142,14 @@ pub enum Query {
 struct Peer {
     name: String,
     address: IpAddr,
+    /// Its number with the forwarder, the same after a restart
+    source: u32,
     config: Arc<config::Peer>,
     commands: mpsc::Sender<Command>,
     dynamic: bool,
     session: Option<Established>,
     /// Its routes were kept because we left, not because it did
     kept: bool,
-    /// Its stale routes go at this instant
-    restart_until: Option<Instant>,
 }
 
 struct Established {
@@ -158,11 +167,17 @@ pub struct Routing {
     forwarder: Forwarder,
     outbound: Outbound,
     peers: BTreeMap<PeerId, Peer>,
-    restarts: BTreeSet<(Instant, PeerId)>,
+    restarts: Restarts,
     sync: Sync,
     /// A former run left routes: they are not touched before the first synchronisation
     adopted: bool,
     tunnel: Option<u32>,
+    /// Routes refer to nexthop objects
+    objects: bool,
+    /// A batch to be filled again
+    spare: Batch,
+    /// What a portion of decisions changed; kept for its room
+    changes: Vec<Change>,
     /// How far the node has left the network
     stage: Stage,
     /// Waits for peers to be told of it
@@ -183,14 +198,16 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Opens the kernel's side and takes over what a former run left; whether it left anything.
+    /// Opens the kernel's side and takes over what a former run left; in which families forwarding
+    /// has outlived that run.
     pub async fn start(
         config: Arc<Config>,
         identity: &Identity,
         metrics: Arc<Metrics>,
         kicks: mpsc::Sender<()>,
         tunnel: Option<u32>,
-    ) -> Result<(Self, bool), Fatal> {
+        objects: bool,
+    ) -> Result<(Self, PerFamily<bool>), Fatal> {
         let failed = |error: std::io::Error| Fatal::start("netlink (CAP_NET_ADMIN is needed)", error);
         let ours = settings::ours(&config);
         let writer = if config.kernel.install { Some(writer::spawn(ours, BATCHES).map_err(failed)?) } else { None };
@@ -203,16 +220,17 @@ impl Routing {
                 tracing::error!(%error, "kernel events can't be read any more; comparing every {RESYNC_EVERY:?} goes on");
             }
         });
-        let (ops, reports) = match writer {
-            Some(writer) => (Some(writer.ops), Some(writer.reports)),
-            None => (None, None),
+        let (ops, nexthops, reports) = match writer {
+            Some(writer) => (Some(writer.ops), Some(writer.nexthops), Some(writer.reports)),
+            None => (None, None, None),
         };
         let adopted = config.kernel.install && !dump.own.is_empty();
         if adopted {
             tracing::info!(routes = dump.own.len(), "routes of a former run adopted");
         }
+        let preserved = sync::preserved(&config, dump.own.iter().map(|(prefix, _)| *prefix), procfs::uptime());
         let addresses = dump.addresses.iter().map(|address| address.addr).collect();
-        let mut forwarder = Forwarder::new(settings::forwarding(&config, tunnel));
+        let mut forwarder = Forwarder::new(settings::forwarding(&config, tunnel, objects));
         forwarder.adopt(dump);
         let now = Instant::now();
         let mut routing = Self {
@@ -223,10 +241,13 @@ impl Routing {
             forwarder,
             outbound: Outbound::default(),
             peers: BTreeMap::new(),
-            restarts: BTreeSet::new(),
+            restarts: Restarts::default(),
             sync: Sync::new(now.into_std()),
             adopted,
             tunnel,
+            objects,
+            spare: Batch::default(),
+            changes: Vec::new(),
             stage: Stage::Present,
             told: None,
             oldest: None,
@@ -236,14 +257,15 @@ impl Routing {
             next_hops_limit: NEXT_HOPS,
             next_resync: now + RESYNC_EVERY,
             kicks,
-            ends: Ends { ops, reports, kernel, dump: None },
+            ends: Ends { ops, nexthops, reports, kernel, dump: None },
             config: Arc::clone(&config),
         };
-        if adopted {
+        // RFC 4724 §4.1: End-of-RIB would make peers drop what they keep and we have not learned again.
+        if preserved.iter().any(|(_, kept)| *kept) {
             routing.outbound.hold();
         }
         routing.originate();
-        Ok((routing, adopted))
+        Ok((routing, preserved))
     }
 
     /// Runs until the daemon exits.
@@ -252,7 +274,8 @@ impl Routing {
         loop {
             let deadline = self.next_deadline();
             let writes = self.may_write();
-            let Ends { ops, reports, kernel, dump } = &mut self.ends;
+            let undecided = !self.rib.is_settled();
+            let Ends { ops, reports, kernel, dump, .. } = &mut self.ends;
             tokio::select! {
                 count = inputs.recv_many(&mut taken, INPUTS) => {
                     if count == 0 {
@@ -269,6 +292,7 @@ impl Routing {
                 (id, place) = self.outbound.room() => self.outbound.catch_up(id, place, &self.rib),
                 Some(query) = queries.recv() => self.answer(query),
                 () = until(deadline) => {}
+                () = std::future::ready(()), if undecided => {}
             }
             self.settle();
         }
@@ -278,7 +302,7 @@ impl Routing {
         let now = Instant::now().into_std();
         let retry = self.forwarder.next_retry().filter(|_| self.ends.ops.is_some()).map(Instant::from_std);
         let sync = self.sync.next_deadline(now).map(Instant::from_std);
-        let restart = self.restarts.first().map(|(at, _)| *at);
+        let restart = self.restarts.next().map(Instant::from_std);
         [retry, sync, restart, Some(self.next_resync)].into_iter().flatten().min()
     }
 
@@ -290,7 +314,7 @@ impl Routing {
             Input::Remove { peer } => {
                 self.down(peer, None);
                 // Also what a drained node keeps.
-                self.rib.peer_down(peer);
+                self.gone(peer);
                 self.peers.remove(&peer);
                 self.sync.remove(peer);
             }
@@ -303,7 +327,7 @@ impl Routing {
             Input::Drain { stage, told } => self.drain(stage, told),
             Input::Tunnel(device) => {
                 self.tunnel = device;
-                self.forwarder.configure(settings::forwarding(&self.config, device));
+                self.forwarder.configure(settings::forwarding(&self.config, device, self.objects));
                 self.originate();
                 self.regroup();
             }
@@ -312,11 +336,17 @@ impl Routing {
 
     fn add(&mut self, new: NewPeer) {
         let NewPeer { id, name, address, config, commands, dynamic } = new;
-        self.sync.add(id, Instant::now().into_std(), config.passive, dynamic);
-        self.peers.insert(
-            id,
-            Peer { name, address, config, commands, dynamic, session: None, kept: false, restart_until: None },
-        );
+        self.sync.add(id, Instant::now().into_std(), dynamic);
+        if self.sync.is_ready() {
+            // The news of that was before its time. A new task's queue has room.
+            let _ = commands.try_send(Command::Restarted);
+        }
+        let mut source = source_of(address);
+        while self.peers.values().any(|peer| peer.source == source) {
+            source = source.wrapping_add(1);
+        }
+        let peer = Peer { name, address, source, config, commands, dynamic, session: None, kept: false };
+        self.peers.insert(id, peer);
     }
 
     fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
@@ -342,12 +372,15 @@ impl Routing {
         let export = self.export_settings(id, &negotiated, local);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.session = Some(Established { negotiated, local });
+        let source = peer.source;
         self.rib.peer_up(info);
         for family in lost {
             self.rib.sweep_stale(id, family);
         }
+        self.restarted(id);
         // The table's last decision must be known to the other groups before a new one starts from it.
-        self.decide();
+        self.decide_all();
+        self.forwarder.source_up(source);
         if let Some(export) = export {
             self.outbound.join(id, export, routes, &self.rib);
         }
@@ -418,57 +451,51 @@ impl Routing {
         self.sync.down(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let session = peer.session.take();
-        let former = peer.restart_until.take();
-        if let Some(former) = former {
-            self.restarts.remove(&(former, id));
-        }
         let keep = session.as_ref().and_then(|session| session.negotiated.graceful_restart.as_ref());
         match (restart, keep) {
             // Until the node comes back, what still runs on it sends where it did (`drain`).
             _ if self.stage == Stage::Closed => {
                 peer.kept = true;
+                self.restarts.over(id);
                 self.rib.peer_restarts(id, PerFamily::new(true, true));
             }
             (Some(time), Some(keep)) => {
-                // A second failure doesn't prolong what is stale since the first.
-                let until = former.unwrap_or_else(|| Instant::now() + time);
-                peer.restart_until = Some(until);
-                self.restarts.insert((until, id));
+                self.restarts.begin(id, Instant::now().into_std(), time);
                 let families = PerFamily::from_fn(|family| keep.families.iter().any(|(f, _)| *f == family));
                 self.rib.peer_restarts(id, families);
                 tracing::info!(peer = peer.name, ?time, "peer restarts, its routes are kept");
             }
-            _ => self.rib.peer_down(id),
+            _ => self.gone(id),
         }
+    }
+
+    /// Nothing of the peer is used any more: first the few objects, then the table, however large.
+    fn gone(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get(&id) {
+            self.forwarder.source_down(peer.source);
+            self.write_nexthops();
+        }
+        self.rib.peer_down(id);
+        self.restarts.over(id);
     }
 
     /// The peer has sent all again: its time limit is over once nothing is stale.
     fn restarted(&mut self, id: PeerId) {
-        let stale = self.rib.counters(id).is_some_and(|counters| counters.stale > 0);
-        if let Some(peer) = self.peers.get_mut(&id)
-            && !stale
-            && let Some(until) = peer.restart_until.take()
-        {
-            self.restarts.remove(&(until, id));
+        if self.rib.counters(id).is_none_or(|counters| counters.stale == 0) {
+            self.restarts.over(id);
         }
     }
 
     /// Routes of peers that did not come back in time go (RFC 4724 §4.2).
     fn expire_restarts(&mut self) {
-        let now = Instant::now();
-        while let Some((at, id)) = self.restarts.first().copied()
-            && at <= now
-        {
-            self.restarts.pop_first();
-            for family in Family::ALL {
-                let gone = self.rib.sweep_stale(id, family);
-                if gone > 0 {
-                    let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
-                    tracing::warn!(peer = name, %family, gone, "peer did not send these again in time, removed");
-                }
-            }
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.restart_until = None;
+        while let Some((id, expired)) = self.restarts.expired(Instant::now().into_std()) {
+            let gone = match expired {
+                Expired::Stale => Family::ALL.into_iter().map(|family| self.rib.sweep_stale(id, family)).sum(),
+                Expired::Older => self.rib.sweep_older(id),
+            };
+            if gone > 0 {
+                let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
+                tracing::warn!(peer = name, gone, "peer did not send these again in time, removed");
             }
         }
     }
@@ -478,7 +505,7 @@ impl Routing {
         let multipath = config.bgp.multipath != self.config.bgp.multipath;
         self.config = config;
         self.node = settings::policy_node(&self.config, &self.identity, Arc::clone(&self.node.addresses));
-        self.forwarder.configure(settings::forwarding(&self.config, self.tunnel));
+        self.forwarder.configure(settings::forwarding(&self.config, self.tunnel, self.objects));
         self.originate();
         if multipath {
             self.rib.touch_all();
@@ -496,7 +523,7 @@ impl Routing {
         let info = settings::peer_info(&self.config, &self.node, id, peer.address, &peer.config, &negotiated);
         let export = self.export_settings(id, &negotiated, local);
         self.rib.peer_up(info);
-        self.decide();
+        self.decide_all();
         if let Some(export) = export {
             self.outbound.change(id, export, &self.rib);
         }
@@ -504,7 +531,7 @@ impl Routing {
 
     /// Export settings of all peers anew: the tunnel or an address came or went.
     fn regroup(&mut self) {
-        self.decide();
+        self.decide_all();
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(session) = self.peers.get(&id).and_then(|peer| peer.session.as_ref()) else { continue };
             if let Some(export) = self.export_settings(id, &Arc::clone(&session.negotiated), session.local) {
@@ -551,7 +578,10 @@ impl Routing {
     /// Everything that follows from what was taken in.
     fn settle(&mut self) {
         self.expire_restarts();
-        self.decide();
+        // What failed is replaced before anything is decided anew.
+        self.write_nexthops();
+        self.decide(DECISIONS);
+        self.write_nexthops();
         self.forget_next_hops();
         let now = Instant::now();
         if self.ends.dump.is_none()
@@ -570,7 +600,7 @@ impl Routing {
             // Nothing is heard of peers: neither is anything complete, nor has anything gone.
             return;
         }
-        let written = self.ends.ops.is_none() || self.forwarder.is_written();
+        let written = self.rib.is_settled() && (self.ends.ops.is_none() || self.forwarder.is_written());
         let reached = self.sync.advance(now.into_std(), written);
         if reached.ready {
             tracing::info!(reason = self.sync.reason(now.into_std()), "ready");
@@ -586,31 +616,48 @@ impl Routing {
         }
     }
 
-    /// Decides for all prefixes that wait, and passes on what changed; again, where what changed
-    /// leads to next hops of others.
-    fn decide(&mut self) {
+    /// Decides for about `most` of the prefixes that wait, and passes on what changed; again, where
+    /// what changed leads to next hops of others.
+    fn decide(&mut self, most: usize) {
+        let selection = Selection { multipath: usize::from(self.config.bgp.multipath), backups: self.objects };
+        let mut left = most;
         for _ in 0..ROUNDS {
             let moved = self.forwarder.settle();
             if !moved.is_empty() {
                 self.rib.next_hops_changed(&moved);
             }
-            if self.rib.dirty() == 0 {
+            if self.rib.is_settled() {
                 return;
             }
-            let forwarder = RefCell::new(&mut self.forwarder);
-            let metric = |prefix: &Prefix, attrs: &Attrs| forwarder.borrow_mut().next_hop_for(*prefix, next_hop(attrs));
-            let changes = self.rib.decide(&metric, usize::from(self.config.bgp.multipath));
-            self.outbound.export(&changes);
-            if self.ends.ops.is_some() {
-                for change in &changes {
-                    self.forward(change);
+            let mut changes = std::mem::take(&mut self.changes);
+            while !self.rib.is_settled() && left > 0 {
+                left = left.saturating_sub(PORTION);
+                let forwarder = RefCell::new(&mut self.forwarder);
+                let metric =
+                    |prefix: &Prefix, attrs: &Attrs| forwarder.borrow_mut().next_hop_for(*prefix, next_hop(attrs));
+                self.rib.decide(&metric, selection, PORTION, &mut changes);
+                self.outbound.export(&changes);
+                if self.ends.ops.is_some() {
+                    for change in &changes {
+                        self.forward(change);
+                    }
                 }
+                changes.clear();
+            }
+            self.changes = changes;
+            if left == 0 {
+                return;
             }
         }
         tracing::warn!(
             rounds = ROUNDS,
             "routes and the next hops they lead to don't settle, going on at the next event"
         );
+    }
+
+    /// The same for all that wait.
+    fn decide_all(&mut self) {
+        self.decide(usize::MAX);
     }
 
     /// Next hops that no path has any more are no longer followed. Looked for only when their
@@ -639,13 +686,18 @@ impl Routing {
                 }
             }
             Some(_) => {
-                let hops = change.hops.iter().map(|attrs| next_hop(attrs));
-                match change.hops.len() {
-                    1 => hops.for_each(|hop| self.forwarder.set_route(change.prefix, &[hop])),
-                    _ => self.forwarder.set_route(change.prefix, &hops.collect::<Vec<_>>()),
-                }
+                let ways =
+                    |chosen: &[Chosen]| -> SmallVec<[Way; 4]> { chosen.iter().map(|one| self.way(one)).collect() };
+                let (best, backup) = (ways(&change.hops), ways(&change.backup));
+                self.forwarder.set_route(change.prefix, &best, &backup);
             }
         }
+    }
+
+    /// The forwarder's view of a path.
+    fn way(&self, chosen: &Chosen) -> Way {
+        let source = self.peers.get(&chosen.peer).map_or(0, |peer| peer.source);
+        Way { next_hop: next_hop(&chosen.attrs), source }
     }
 }
 

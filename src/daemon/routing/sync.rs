@@ -2,30 +2,49 @@
 //! former run left may go.
 //!
 //! A peer is *settled* once nothing more is to be expected of it soon: its End-of-RIB came, or it
-//! turned out to be dead, or it restarts itself and waits for us (R bit, RFC 4724 §4.1), or it
-//! has no End-of-RIB and went quiet. Time limits bound all of it: a dead peer blocks nothing.
+//! turned out to be dead, or it went quiet and has no End-of-RIB, or holds it back because it waits
+//! for ours (it has restarted itself: R bit, RFC 4724 §4.1). Time limits bound all of it: a dead
+//! peer blocks nothing. What a former run left is swept only when every peer has told its end, or at
+//! the limit.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::bgp::rib::PeerId;
-use crate::net::{Family, PerFamily};
+use crate::config::Config;
+use crate::net::{Family, PerFamily, Prefix};
 
 /// After this the node counts as ready whatever its peers do.
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// How long a peer that we don't dial is waited for.
-const PASSIVE_LIMIT: Duration = Duration::from_secs(10);
-/// A peer without End-of-RIB counts as done when it sent nothing for so long.
+/// How long a session is waited for that neither comes up nor fails: the peer doesn't dial, or it
+/// accepts and says nothing.
+const UP_LIMIT: Duration = Duration::from_secs(10);
+/// A peer whose End-of-RIB may never come counts as done when it sent nothing for so long.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// In which families forwarding has outlived the former run, so that peers may go on using what
+/// they keep of it (F bit, RFC 4724 §3). `own`: what that run has left in the kernel; `uptime`: of
+/// the kernel.
+pub fn preserved(config: &Config, own: impl Iterator<Item = Prefix>, uptime: Option<Duration>) -> PerFamily<bool> {
+    let mut left = PerFamily::new(false, false);
+    own.for_each(|prefix| left[prefix.family()] = true);
+    // What peers keep for longer than the kernel runs would be of a former life of the host.
+    let times = config.bgp.peers.iter().map(|peer| peer.graceful_restart);
+    let longest = times.fold(config.bgp.graceful_restart, Duration::max);
+    let same_life = uptime.is_some_and(|uptime| uptime > longest);
+    let has_subnet = |family| config.network.subnets.iter().flatten().any(|subnet| subnet.family() == family);
+    // A subnet leaves at least its blackhole. Where there was nothing to leave, nothing is lost.
+    let nothing_lost = |family| same_life && !has_subnet(family);
+    PerFamily::from_fn(|family| !config.kernel.install || left[family] || nothing_lost(family))
+}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Peer {
     /// No session yet; given up at the instant
     Waiting(Instant),
-    /// Established, these families still owe their End-of-RIB
-    Loading(PerFamily<bool>),
-    /// Established without End-of-RIB; done at the instant
-    Quiet(Instant),
+    /// Established, these families still owe their End-of-RIB. It is not waited for beyond the
+    /// instant, if there is one
+    Loading(PerFamily<bool>, Option<Instant>),
     /// Dead as far as we know
     Dead,
     /// Done
@@ -59,9 +78,8 @@ impl Sync {
     }
 
     /// A peer is configured. One that is accepted from a range is not waited for.
-    pub fn add(&mut self, id: PeerId, now: Instant, passive: bool, dynamic: bool) {
-        let limit = if passive { now + PASSIVE_LIMIT } else { self.limit };
-        self.peers.insert(id, if dynamic { Peer::Dead } else { Peer::Waiting(limit) });
+    pub fn add(&mut self, id: PeerId, now: Instant, dynamic: bool) {
+        self.peers.insert(id, if dynamic { Peer::Dead } else { Peer::Waiting(now + UP_LIMIT) });
     }
 
     /// Every peer of the configuration has been added.
@@ -74,7 +92,7 @@ impl Sync {
         self.peers.remove(&id);
     }
 
-    /// A connection attempt failed.
+    /// A connection attempt failed, or a connection ended before the session was up.
     pub fn attempted(&mut self, id: PeerId) {
         if let Some(peer @ Peer::Waiting(_)) = self.peers.get_mut(&id) {
             *peer = Peer::Dead;
@@ -82,14 +100,10 @@ impl Sync {
     }
 
     /// A session came up. `end_of_rib`: it will tell the end of its first routes (RFC 4724 §4);
-    /// `restarted`: it has restarted too, so that neither may wait for the other.
+    /// `restarted`: it has restarted too and may wait for our End-of-RIB before it tells its own.
     pub fn up(&mut self, id: PeerId, now: Instant, families: PerFamily<bool>, end_of_rib: bool, restarted: bool) {
-        let state = match (restarted, end_of_rib) {
-            (true, _) => Peer::Done,
-            (false, true) => Peer::Loading(families),
-            (false, false) => Peer::Quiet(now + QUIET),
-        };
-        self.peers.insert(id, state);
+        let quiet = (restarted || !end_of_rib).then(|| now + QUIET);
+        self.peers.insert(id, Peer::Loading(families, quiet));
     }
 
     /// A session went down.
@@ -99,21 +113,20 @@ impl Sync {
 
     /// Routes came.
     pub fn heard(&mut self, id: PeerId, now: Instant) {
-        if let Some(Peer::Quiet(until)) = self.peers.get_mut(&id) {
+        if let Some(Peer::Loading(_, Some(until))) = self.peers.get_mut(&id) {
             *until = now + QUIET;
         }
     }
 
     /// The End-of-RIB of a family came.
     pub fn end_of_rib(&mut self, id: PeerId, family: Family) {
-        if let Some(peer @ Peer::Loading(_)) = self.peers.get_mut(&id) {
-            if let Peer::Loading(owed) = peer {
-                owed[family] = false;
-                if owed.iter().any(|(_, owed)| *owed) {
-                    return;
-                }
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Peer::Loading(owed, _) = peer
+        {
+            owed[family] = false;
+            if !owed.iter().any(|(_, owed)| *owed) {
+                *peer = Peer::Done;
             }
-            *peer = Peer::Done;
         }
     }
 
@@ -165,8 +178,8 @@ impl Sync {
     /// When to ask again though nothing happened.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let ends = self.peers.values().filter_map(|peer| match peer {
-            Peer::Waiting(until) | Peer::Quiet(until) => Some(*until),
-            Peer::Loading(_) | Peer::Dead | Peer::Done => None,
+            Peer::Waiting(until) | Peer::Loading(_, Some(until)) => Some(*until),
+            Peer::Loading(_, None) | Peer::Dead | Peer::Done => None,
         });
         (!self.swept).then(|| ends.chain([self.limit]).filter(|at| *at > now).min()).flatten()
     }
@@ -174,8 +187,8 @@ impl Sync {
 
 fn is_open(peer: Peer, now: Instant) -> bool {
     match peer {
-        Peer::Waiting(until) | Peer::Quiet(until) => now < until,
-        Peer::Loading(_) => true,
+        Peer::Waiting(until) | Peer::Loading(_, Some(until)) => now < until,
+        Peer::Loading(_, None) => true,
         Peer::Dead | Peer::Done => false,
     }
 }
@@ -198,8 +211,8 @@ mod tests {
     fn ready_when_all_have_told_their_end() {
         let start = Instant::now();
         let mut sync = Sync::new(start);
-        sync.add(A, start, false, false);
-        sync.add(B, start, false, false);
+        sync.add(A, start, false);
+        sync.add(B, start, false);
         sync.gathered();
         sync.up(A, start, V4, true, false);
         sync.up(B, start, PerFamily::new(true, true), true, false);
@@ -217,8 +230,8 @@ mod tests {
     fn a_dead_peer_delays_nothing_but_the_sweep() {
         let start = Instant::now();
         let mut sync = Sync::new(start);
-        sync.add(A, start, false, false);
-        sync.add(B, start, false, false);
+        sync.add(A, start, false);
+        sync.add(B, start, false);
         sync.gathered();
         sync.up(A, start, V4, true, false);
         sync.end_of_rib(A, Family::Ipv4);
@@ -232,10 +245,11 @@ mod tests {
     #[test]
     fn nobody_waits_for_ever() {
         let start = Instant::now();
-        let cases: [(&str, Prepare, u64); 5] = [
+        let cases: [(&str, Prepare, u64); 6] = [
             ("no peers at all", |_, _| {}, 0),
-            ("a passive peer that never comes", |sync, now| sync.add(A, now, true, false), 10),
-            ("a peer that hangs in connect", |sync, now| sync.add(A, now, false, false), 30),
+            ("a peer that accepts us and is mute, or never comes", |sync, now| sync.add(A, now, false), 10),
+            ("a peer of a range", |sync, now| sync.add(A, now, true), 0),
+            ("a peer that restarts and is empty", |sync, now| sync.up(A, now, V4, true, true), 2),
             ("a peer that never tells its end", |sync, now| sync.up(A, now, V4, true, false), 30),
             ("a peer that knows no end", |sync, now| sync.up(A, now, V4, false, false), 2),
         ];
@@ -251,10 +265,65 @@ mod tests {
             }
             assert!(sync.advance(start + seconds(limit), true).ready, "{why}");
         }
-        // Two that restart at once must not wait for each other.
+    }
+
+    #[test]
+    fn two_that_restart_together_lose_nothing_and_do_not_wait_for_each_other_for_ever() {
+        let start = Instant::now();
         let mut sync = Sync::new(start);
-        sync.up(A, start, V4, true, true);
+        sync.add(A, start, false);
         sync.gathered();
-        assert!(sync.advance(start, true).ready);
+        sync.up(A, start, V4, true, true);
+        let first = start + seconds(1);
+        sync.heard(A, first);
+        assert!(!sync.is_settled(start + seconds(2)), "its routes are still coming");
+        let quiet = first + QUIET;
+        assert_eq!(sync.next_deadline(start + seconds(2)), Some(quiet));
+        // We tell our end now; what it announced before the restart and not yet again must stay.
+        assert_eq!(sync.advance(quiet, true), Reached { ready: true, sweep: false });
+        sync.end_of_rib(A, Family::Ipv4);
+        assert_eq!(sync.advance(quiet, true), Reached { ready: false, sweep: true });
+    }
+
+    #[test]
+    fn an_end_counts_also_where_none_was_promised() {
+        let start = Instant::now();
+        let mut sync = Sync::new(start);
+        sync.add(A, start, false);
+        sync.gathered();
+        sync.up(A, start, V4, false, false);
+        sync.end_of_rib(A, Family::Ipv4);
+        assert_eq!(sync.advance(start, true), Reached { ready: true, sweep: true });
+    }
+
+    #[test]
+    fn what_has_outlived_the_former_run() {
+        const RUNNING: u64 = 86_400;
+        // (why, configuration, left in the kernel, seconds since the host booted, kept: IPv4, IPv6)
+        type Case<'a> = (&'a str, &'a str, &'a [&'a str], u64, [bool; 2]);
+        let cases: [Case<'_>; 7] = [
+            ("routes of one family were left", "", &["10.0.0.0/8"], RUNNING, [true, true]),
+            ("a host just booted, and nothing was left", "", &[], 60, [false, false]),
+            ("something was left all the same", "", &["fd00::/8"], 60, [false, true]),
+            ("the blackhole of a subnet is missing", "subnets = [\"10.244.7.0/24\"]", &[], RUNNING, [false, true]),
+            ("it is there", "subnets = [\"10.244.7.0/24\"]", &["10.244.7.0/24"], RUNNING, [true, true]),
+            ("a reflector forwards nothing itself", "[kernel]\ninstall = false", &[], 60, [true, true]),
+            (
+                "peers keep it for longer than the host is up",
+                "[[bgp.peers]]\naddress = \"192.0.2.1\"\nasn = 1\n\
+              graceful_restart = \"4000s\"",
+                &[],
+                3000,
+                [false, false],
+            ),
+        ];
+        for (why, text, own, uptime, wanted) in cases {
+            let text = format!("[network]\npools = [\"10.0.0.0/8\"]\n{text}\n[bgp]\nasn = 64512\n");
+            let text = if text.contains("subnets") { text } else { text.replace("pools", "subnets = []\npools") };
+            let config = crate::config::parse(&text, &mut |_| unreachable!()).unwrap();
+            let own = own.iter().map(|prefix| prefix.parse().unwrap());
+            let kept = preserved(&config, own, Some(seconds(uptime)));
+            assert_eq!([kept[Family::Ipv4], kept[Family::Ipv6]], wanted, "{why}");
+        }
     }
 }

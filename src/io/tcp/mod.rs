@@ -5,6 +5,7 @@
 mod md5;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -146,6 +147,34 @@ pub async fn connect(options: &ConnectOptions<'_>) -> Result<TcpStream, ConnectE
 pub fn prepare_accepted(stream: &TcpStream, options: StreamOptions) -> Result<(), ConnectError> {
     let peer = stream.peer_addr().map_err(|error| ConnectError::Option("options of a closed connection", error))?;
     prepare(stream, Family::of(peer.ip()), options)
+}
+
+/// What the kernel holds of a connection that was not read yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unread {
+    /// Nothing, and the connection stands
+    Nothing,
+    /// Bytes
+    Bytes,
+    /// The end of the connection, by the peer or by a failure
+    End,
+}
+
+/// Looks without reading. For a socket that does not block.
+pub fn unread(stream: &TcpStream) -> Unread {
+    match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(0) => Unread::End,
+        Ok(_) => Unread::Bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Unread::Nothing,
+        Err(_) => Unread::End,
+    }
+}
+
+/// From now on closing resets the connection: what the peer has not taken is thrown away at once
+/// instead of being kept and offered by the kernel.
+pub fn reset_on_close(stream: &TcpStream) {
+    // It fails on a socket that is dead already, which is as good.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn open(addr: SocketAddr) -> io::Result<Socket> {
