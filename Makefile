@@ -5,6 +5,10 @@ CARGO ?= cargo
 THREADS ?= 4
 # Seconds per fuzz target.
 FUZZ_TIME ?= 60
+# Of `make bench`: prefixes, runs of each daemon, route reflector clients; BENCH=--help shows what else there is.
+ROUTES ?= 100000
+RUNS ?= 1
+PEERS ?= 500
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint bench fuzz
@@ -30,9 +34,10 @@ lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
-bench: ## micro-benchmarks of wire format and RIB
-	@scripts/install-deps build
-	$(CARGO) bench --locked
+bench: ## the parts, then all of it beside BIRD and FRR (ROUTES=1000000 RUNS=3 PEERS=500); needs root
+	@scripts/install-deps bench
+	$(CARGO) bench --locked --bench wire --bench rib --bench netlink
+	$(CARGO) bench --locked --bench rivals -- --routes $(ROUTES) --runs $(RUNS) --peers $(PEERS) $(BENCH)
 
 fuzz: ## every fuzz target for FUZZ_TIME seconds; needs cargo-fuzz and a nightly toolchain
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "make fuzz: cargo-fuzz is missing (cargo install cargo-fuzz)" >&2; exit 1; }
