@@ -28,6 +28,7 @@ pub const ROUTE: Duration = Duration::from_secs(10);
 pub struct Agent {
     name: String,
     space: Netns,
+    program: PathBuf,
     process: Option<Process>,
     config: PathBuf,
     state: PathBuf,
@@ -49,6 +50,7 @@ impl Agent {
         let agent = Self {
             name: name.to_owned(),
             space: space.clone(),
+            program: WAYLEAVE.into(),
             process: None,
             config: lab.path(&format!("{name}.toml")),
             state: lab.path(&format!("{name}.state")),
@@ -63,7 +65,12 @@ impl Agent {
     pub fn launch(&mut self, lab: &Lab) {
         let args = ["run", "--config", self.config.to_str().unwrap()];
         let env = [("RUST_LOG", "wayleave=debug"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")];
-        self.process = Some(Process::start(lab, &self.space, &self.name, WAYLEAVE, &args, &env));
+        self.process = Some(Process::start(lab, &self.space, &self.name, self.program.to_str().unwrap(), &args, &env));
+    }
+
+    /// Another build of the daemon, which starts next time.
+    pub fn upgrade(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Writes another configuration; the daemon is not told.

@@ -18,10 +18,21 @@ pub struct Bird {
 impl Bird {
     /// Starts BIRD with a configuration made by [`config`].
     pub fn start(lab: &Lab, space: &Netns, config: &str) -> Self {
+        Self::start_with(lab, space, config, &[])
+    }
+
+    /// Starts BIRD again in the place of one that was killed; it keeps what that left in the kernel
+    /// until it has learned it again, if its protocols say so.
+    pub fn recover(lab: &Lab, space: &Netns, config: &str) -> Self {
+        Self::start_with(lab, space, config, &["-R"])
+    }
+
+    fn start_with(lab: &Lab, space: &Netns, config: &str, options: &[&str]) -> Self {
         let file = |end: &str| lab.path(&format!("bird-{}.{end}", space.short()));
         let (conf, socket, pid) = (file("conf"), file("ctl"), file("pid"));
         fs::write(&conf, config).unwrap();
         let args = ["-f", "-c", conf.to_str().unwrap(), "-s", socket.to_str().unwrap(), "-P", pid.to_str().unwrap()];
+        let args = [&args[..], options].concat();
         let process = Process::start(lab, space, &format!("bird-{}", space.short()), "bird", &args, &[]);
         let mut bird = Self { process, config: conf, socket };
         bird.wait_started();

@@ -1,7 +1,7 @@
 //! FRR (zebra and bgpd) as the router at the other end.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +12,15 @@ use super::{Lab, Netns, Process, holds};
 
 /// Where Debian puts FRR's daemons.
 const DAEMONS: &str = "/usr/lib/frr";
+
+fn daemon(lab: &Lab, space: &Netns, dir: &Path, daemon: &str) -> Process {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (conf, pid, zserv, vty) =
+        (path(&format!("{daemon}.conf")), path(&format!("{daemon}.pid")), path("zserv.api"), path(""));
+    let args = ["-f", &conf, "-i", &pid, "-z", &zserv, "--vty_socket", &vty, "-P", "0"];
+    let name = format!("{daemon}-{}", space.short());
+    Process::start(lab, space, &name, &format!("{DAEMONS}/{daemon}"), &args, &[])
+}
 
 /// A running FRR.
 pub struct Frr {
@@ -31,21 +40,29 @@ impl Frr {
         let head = format!("frr defaults traditional\nhostname {}\nlog stdout debugging\n", space.short());
         fs::write(path("zebra.conf"), &head).unwrap();
         fs::write(path("bgpd.conf"), head + config).unwrap();
-        let start = |daemon: &str| {
-            let (conf, pid, zserv, vty) =
-                (path(&format!("{daemon}.conf")), path(&format!("{daemon}.pid")), path("zserv.api"), path(""));
-            let args = ["-f", &conf, "-i", &pid, "-z", &zserv, "--vty_socket", &vty, "-P", "0"];
-            let name = format!("{daemon}-{}", space.short());
-            Process::start(lab, space, &name, &format!("{DAEMONS}/{daemon}"), &args, &[])
-        };
-        let zebra = start("zebra");
+        let zebra = daemon(lab, space, &dir, "zebra");
         holds("zebra listens", Duration::from_secs(10), || dir.join("zserv.api").exists());
-        let mut frr = Self { bgpd: start("bgpd"), _zebra: zebra, dir };
-        holds("bgpd answers", Duration::from_secs(10), || {
-            assert!(frr.bgpd.running(), "bgpd ended at once:\n{}", frr.bgpd.log());
-            frr.try_vtysh("show version").is_some()
-        });
+        let mut frr = Self { bgpd: daemon(lab, space, &dir, "bgpd"), _zebra: zebra, dir };
+        frr.wait_started();
         frr
+    }
+
+    fn wait_started(&mut self) {
+        holds("bgpd answers", Duration::from_secs(10), || {
+            assert!(self.bgpd.running(), "bgpd ended at once:\n{}", self.bgpd.log());
+            self.try_vtysh("show version").is_some()
+        });
+    }
+
+    /// SIGKILL for bgpd; zebra stays.
+    pub fn kill_bgpd(&mut self) {
+        self.bgpd.kill();
+    }
+
+    /// Starts bgpd again.
+    pub fn start_bgpd(&mut self, lab: &Lab, space: &Netns) {
+        self.bgpd = daemon(lab, space, &self.dir, "bgpd");
+        self.wait_started();
     }
 
     fn try_vtysh(&self, command: &str) -> Option<String> {

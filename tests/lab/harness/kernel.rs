@@ -1,6 +1,6 @@
 //! What the kernel says about routes, asked through `ip`: not through the code under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
@@ -97,7 +97,12 @@ fn resolve(item: &Value, objects: &BTreeMap<u64, Value>) -> Route {
 
 fn collect(id: u64, objects: &BTreeMap<u64, Value>, hops: &mut Vec<Hop>) {
     let Some(object) = objects.get(&id) else { return };
-    if let Some(group) = object["group"].as_array() {
+    if let Some(buckets) = object["buckets"].as_array() {
+        // A member without buckets takes over when the others go; until then nothing is sent there.
+        for member in buckets.iter().filter_map(Value::as_u64) {
+            collect(member, objects, hops);
+        }
+    } else if let Some(group) = object["group"].as_array() {
         for member in group.iter().filter_map(|member| member["id"].as_u64()) {
             collect(member, objects, hops);
         }
@@ -111,9 +116,23 @@ fn hop(item: &Value) -> Hop {
     Hop { gateway: gateway.map(str::to_owned), device: item["dev"].as_str().unwrap_or_default().to_owned() }
 }
 
-/// Nexthop objects by number.
+/// Nexthop objects by number; a resilient group has the members that its `buckets` name, once each.
 pub fn nexthop_objects(space: &Netns) -> BTreeMap<u64, Value> {
-    space.ip_json("nexthop show").into_iter().filter_map(|object| Some((object["id"].as_u64()?, object))).collect()
+    let objects = space.ip_json("nexthop show");
+    let mut objects: BTreeMap<u64, Value> =
+        objects.into_iter().filter_map(|object| Some((object["id"].as_u64()?, object))).collect();
+    let mut buckets: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for item in space.ip_json("nexthop bucket show") {
+        if let (Some(group), Some(member)) = (item["id"].as_u64(), item["bucket"]["nhid"].as_u64()) {
+            buckets.entry(group).or_default().insert(member);
+        }
+    }
+    for (group, members) in buckets {
+        if let Some(object) = objects.get_mut(&group) {
+            object["buckets"] = members.into_iter().collect();
+        }
+    }
+    objects
 }
 
 /// A recording of what happens to the routes of a namespace, by `ip monitor`.

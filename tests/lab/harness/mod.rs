@@ -12,6 +12,7 @@ pub mod mrt;
 pub mod netns;
 pub mod probe;
 pub mod process;
+#[cfg(test)]
 mod selftest;
 pub mod speaker;
 pub mod stream;
@@ -168,7 +169,7 @@ fn nodad(address: &str) -> &'static str {
 
 /// Removes what earlier runs left because they were killed: namespaces of processes that are gone,
 /// and what still runs in them.
-fn sweep() {
+pub fn sweep() {
     let Ok(entries) = fs::read_dir("/run/netns") else { return };
     for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<i32>().ok()) else {

@@ -36,9 +36,14 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = Pid::from_raw(i32::try_from(self.id()).unwrap());
         kill(pid, signal).unwrap_or_else(|e| panic!("{}: {signal}: {e}", self.name));
     }
 
