@@ -315,7 +315,9 @@ impl Forwarder {
         });
         let referred: BTreeSet<NexthopId> = own.chain(dump.foreign.iter().filter_map(|route| route.nexthop)).collect();
         let in_use = |id| referred.contains(&id) || self.fib.targets.find(&Target::Object(id)).is_some();
-        self.idle.extend(self.objects.resync(nexthops, self.settings.protocol, in_use));
+        let (lost, idle) = self.objects.resync(nexthops, self.settings.protocol, in_use);
+        self.idle.extend(idle);
+        self.lose_groups(&lost);
         self.fill_in(&mut dump);
         let own = self.topology.replace(dump);
         // The dump may be older than an event that has been heard already.

@@ -303,20 +303,25 @@ impl Objects {
         self.resyncing = true;
     }
 
-    /// Compares all with a dump. `referred` says whether a route of the dump refers to a group, or
-    /// may do so by now. What nobody needs goes with the writes that follow.
+    /// Compares all with a dump. Returns the groups that are gone with their routes, those under way
+    /// included. Removes what nobody needs with the writes that follow: `referred` says whether a route
+    /// of the dump refers to a group, or may do so by now.
     pub(super) fn resync(
         &mut self,
         objects: Vec<NexthopObject>,
         protocol: u8,
         referred: impl Fn(NexthopId) -> bool,
-    ) -> Vec<NexthopOp> {
+    ) -> (Vec<NexthopId>, Vec<NexthopOp>) {
         let seen: BTreeSet<NexthopId> = objects.iter().map(|object| object.id).collect();
         self.known.retain(|id, object| object.meaning != Meaning::Foreign || seen.contains(id));
         let missed: Vec<NexthopId> = self.known.keys().filter(|id| !seen.contains(id)).copied().collect();
         let untouched = |object: &Object| !object.touched && object.sent.is_none();
+        let mut lost = Vec::new();
         for id in missed {
             let Some(object) = self.known.get_mut(&id).filter(|object| untouched(object)) else { continue };
+            if object.actual.as_ref().is_some_and(is_group) {
+                lost.push(id);
+            }
             if object.actual.take().is_some() && object.is_due() {
                 self.repaired += 1;
                 self.dirty.insert(id);
@@ -350,7 +355,7 @@ impl Objects {
         }
         self.resyncing = false;
         self.drop_forgotten();
-        gone
+        (lost, gone)
     }
 
     /// What is neither there nor wanted.
