@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::{Kind, PeerId, Source};
+use super::{Choice, Kind, PeerId, Source};
 use crate::bgp::attrs::Attrs;
 use crate::net::Asn;
 
@@ -74,6 +74,8 @@ pub(super) struct Candidate<'a> {
     pub address: IpAddr,
     /// Metric to the next hop
     pub metric: u32,
+    /// The path
+    pub choice: Choice,
 }
 
 /// Most prefixes have few.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::decision::{self, Candidate, DEFAULT_LOCAL_PREF, Step};
-use super::{NextHops, PeerId, Rib, candidates};
+use super::select::candidates;
+use super::{NextHops, PeerId, Rib, Selection};
 use crate::bgp::attrs::{Attrs, Community};
 use crate::bgp::policy::Reject;
 use crate::net::Prefix;
@@ -48,6 +49,8 @@ pub struct Explained {
     pub attrs: Arc<Attrs>,
     /// Kept from before a restart or refresh
     pub stale: bool,
+    /// It takes over if all that are used fail
+    pub backup: bool,
     /// What became of it
     pub verdict: Verdict,
     /// The same for people, with the values that were compared
@@ -57,13 +60,16 @@ pub struct Explained {
 impl Rib {
     /// Decides for one prefix again and tells what became of every path, the best first, then by
     /// how far each came. Arguments as for [`Rib::decide`].
-    pub fn explain(&self, prefix: &Prefix, next_hops: NextHops<'_>, multipath: usize) -> Vec<Explained> {
+    pub fn explain(&self, prefix: &Prefix, next_hops: NextHops<'_>, selection: Selection) -> Vec<Explained> {
         let Some(entry) = self.table.find(prefix).and_then(|slot| self.table.get(slot)) else { return Vec::new() };
-        let mut equal = candidates(&entry.paths, &self.peers, &mut |attrs| next_hops(prefix, attrs));
+        let mut equal = candidates(entry.paths(), &self.store, &mut |_, attrs| next_hops(prefix, attrs));
         let all = equal.clone();
         let mut lost = Vec::new();
         decision::elect(&mut equal, &mut |c, step| lost.push((c.source.peer, step)));
-        let used: Vec<PeerId> = decision::multipath(&equal, multipath).iter().map(|c| c.source.peer).collect();
+        let hops = decision::multipath(&equal, selection.multipath);
+        let used: Vec<PeerId> = hops.iter().map(|c| c.source.peer).collect();
+        let backup = decision::backup(&all, &hops, selection.multipath);
+        let backup = |peer: PeerId| selection.backups && backup.iter().any(|c| c.source.peer == peer);
         let find = |peer: PeerId| all.iter().find(|c| c.source.peer == peer);
         let best = equal.first();
 
@@ -78,26 +84,33 @@ impl Rib {
             match used.iter().position(|other| *other == peer) {
                 Some(0) => Verdict::Best,
                 Some(_) => Verdict::Multipath,
-                None if multipath > 1 && equal.iter().take_while(|c| c.source.peer != peer).any(|c| same_way(&c)) => {
+                None if selection.multipath > 1
+                    && equal.iter().take_while(|c| c.source.peer != peer).any(|c| same_way(&c)) =>
+                {
                     Verdict::SameNextHop
                 }
                 None => Verdict::LostAt(own.tie_break(best)),
             }
         };
         let mut explained: Vec<Explained> = entry
-            .paths
+            .paths()
             .iter()
+            .filter_map(|path| self.store.path(path))
             .map(|path| {
                 let (attrs, verdict) = match path.imported() {
                     Ok(attrs) => (attrs, verdict(path.peer)),
-                    Err(reject) => (&path.raw, Verdict::Rejected(reject)),
+                    Err(reject) => (path.raw, Verdict::Rejected(reject)),
                 };
-                let text = match (verdict, find(path.peer), best) {
+                let mut text = match (verdict, find(path.peer), best) {
                     (Verdict::LostAt(step), Some(own), Some(best)) => compared(step, own, best),
                     (Verdict::Unresolvable, _, _) => format!("no way to its next hop {}", attrs.next_hop),
                     _ => verdict.to_string(),
                 };
-                Explained { peer: path.peer, attrs: attrs.clone(), stale: path.is_stale(), verdict, text }
+                let backup = backup(path.peer);
+                if backup {
+                    text.push_str("; backup");
+                }
+                Explained { peer: path.peer, attrs: attrs.clone(), stale: path.stale, backup, verdict, text }
             })
             .collect();
         explained.sort_by_key(|e| {

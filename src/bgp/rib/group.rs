@@ -5,23 +5,23 @@
 //! group costs no memory per route, and each route is encoded once for all members.
 //!
 //! A member is *synced* and gets that shared stream, or it is behind: it has just come, asked for
-//! a refresh, or its queue was full. Then it walks the table, or catches up with a set of prefixes, at
+//! a refresh, or its queue was full. Then it walks the table, or catches up with a set of entries, at
 //! its own pace through [`Group::drain`], always with the newest state. Nothing queues up: a
-//! prefix that changes a thousand times meanwhile is in the set once.
+//! prefix that changes a thousand times meanwhile is in the set once. The set is a bit for each entry,
+//! and the prefixes that may have none any more.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ahash::RandomState;
 use bytes::Bytes;
 use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 
+use super::cells::Cells;
 use super::export::ExportSettings;
-use super::pack::{Audience, CHUNK, Chunk, Packer};
-use super::{Change, PeerId, Rib};
+use super::pack::{Audience, CHUNK, Chunk, Packer, Told};
+use super::{Change, PeerId, Rib, Selected};
 use crate::bgp::attrs::Attrs;
-use crate::bgp::policy::Offer;
 use crate::net::{Family, PerFamily, Prefix};
 
 /// Cells of the table that one [`Group::drain`] looks at, at most: most of a table may be nothing for
@@ -33,10 +33,14 @@ const WALK: usize = 1 << 16;
 pub struct Group {
     settings: ExportSettings,
     members: BTreeMap<PeerId, Member>,
-    /// Routes that the group gets
+    /// The same, to ask quickly
+    known: HashSet<PeerId, RandomState>,
+    /// Routes that the group gets, of the cells below `counted`
     exported: usize,
     /// Those by sender: the sender itself does not get them
     exported_from: HashMap<PeerId, usize, RandomState>,
+    /// All cells below this have been counted; the first walk of a member counts the rest
+    counted: usize,
     untold: u64,
 }
 
@@ -44,10 +48,12 @@ pub struct Group {
 #[derive(Debug, Default)]
 struct Member {
     walk: Option<Walk>,
-    /// To be sent next, in an order that packs well
+    /// Entries that have changed
+    cells: Cells,
+    /// Prefixes to look up to be sent next
     queue: Vec<Prefix>,
-    /// Changed since `queue` was made
-    pending: HashSet<Prefix, RandomState>,
+    /// To come after `queue`: withdrawn since it was made
+    gone: HashSet<Prefix, RandomState>,
 }
 
 /// A walk over the whole table.
@@ -58,19 +64,42 @@ struct Walk {
 }
 
 impl Member {
-    /// The next prefix to catch up with.
-    fn next(&mut self, rib: &Rib) -> Option<Prefix> {
-        if self.queue.is_empty() && !self.pending.is_empty() {
-            // Equal attributes next to each other share messages.
-            let address = |prefix: &Prefix| rib.selected_at(prefix).map_or(0, |r| Arc::as_ptr(&r.attrs) as usize);
-            self.queue = std::mem::take(&mut self.pending).into_iter().collect();
-            self.queue.sort_by_cached_key(|prefix| (address(prefix), *prefix));
-        }
-        self.queue.pop()
+    fn is_synced(&self) -> bool {
+        self.walk.is_none() && self.cells.is_empty() && self.queue.is_empty() && self.gone.is_empty()
     }
 
-    fn is_synced(&self) -> bool {
-        self.walk.is_none() && self.queue.is_empty() && self.pending.is_empty()
+    /// The next prefix to catch up with, its cell if that is known, and its best path.
+    fn next(&mut self, rib: &Rib) -> Option<(Prefix, Option<Selected>)> {
+        if self.queue.is_empty() && !self.gone.is_empty() {
+            self.queue = std::mem::take(&mut self.gone).into_iter().collect();
+        }
+        if let Some(prefix) = self.queue.pop() {
+            return Some((prefix, rib.selected_at(&prefix)));
+        }
+        // A cell that is empty by now was among those that are gone.
+        while let Some(cell) = self.cells.pop() {
+            if let Some((prefix, route)) = rib.cell(cell) {
+                return Some((prefix, Some(route)));
+            }
+        }
+        None
+    }
+
+    /// It can't be told of a change.
+    fn miss(&mut self, change: &Change) {
+        match (&change.was, &change.now) {
+            (_, None) => drop(self.gone.insert(change.prefix)),
+            // The walk gets there yet, and there is nothing to be taken back.
+            (None, Some(_)) if self.walk.is_some_and(|walk| walk.is_before(change)) => {}
+            (_, Some(_)) => self.cells.insert(change.cell),
+        }
+    }
+}
+
+impl Walk {
+    /// Whether it will come to the entry of a change.
+    fn is_before(&self, change: &Change) -> bool {
+        self.next <= change.cell as usize && self.families[change.prefix.family()]
     }
 }
 
@@ -87,19 +116,17 @@ pub struct Drained {
 }
 
 impl Group {
-    /// A group with no members. The table's last decision must have been exported to the other
-    /// groups: this one starts from its result.
-    pub fn new(settings: ExportSettings, rib: &Rib) -> Self {
-        let mut group =
-            Self { settings, members: BTreeMap::new(), exported: 0, exported_from: HashMap::default(), untold: 0 };
-        for view in rib.views() {
-            let Some(route) = view.best else { continue };
-            if group.settings.offer(&view.prefix, &route) != Offer::Never {
-                group.exported += 1;
-                *group.exported_from.entry(route.source.peer).or_insert(0) += 1;
-            }
+    /// A group with no members.
+    pub fn new(settings: ExportSettings) -> Self {
+        Self {
+            settings,
+            members: BTreeMap::new(),
+            known: HashSet::default(),
+            exported: 0,
+            exported_from: HashMap::default(),
+            counted: 0,
+            untold: 0,
         }
-        group
     }
 
     /// What the members have in common.
@@ -131,11 +158,13 @@ impl Group {
     /// settings (see [`Group::sent`]) and that are to be withdrawn where they don't go to this group.
     pub fn join(&mut self, id: PeerId, has: impl IntoIterator<Item = Prefix>) {
         let walk = Some(Walk { next: 0, families: self.settings.families });
-        self.members.insert(id, Member { walk, queue: Vec::new(), pending: has.into_iter().collect() });
+        self.known.insert(id);
+        self.members.insert(id, Member { walk, gone: has.into_iter().collect(), ..Member::default() });
     }
 
     /// A peer leaves; false if it was no member.
     pub fn leave(&mut self, id: PeerId) -> bool {
+        self.known.remove(&id);
         self.members.remove(&id).is_some()
     }
 
@@ -148,70 +177,77 @@ impl Group {
         member.walk = Some(Walk { next: 0, families });
     }
 
-    /// A member could not be sent these: it is behind until it has caught up by [`Group::drain`].
-    pub fn lag(&mut self, id: PeerId, prefixes: impl IntoIterator<Item = Prefix>) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.pending.extend(prefixes);
+    /// A member could not be sent this: it is behind until it has caught up by [`Group::drain`].
+    pub fn lag(&mut self, id: PeerId, chunk: &Chunk) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        for told in chunk.told(id) {
+            match told {
+                Told::Cell(cell) => member.cells.insert(cell),
+                Told::Gone(prefix) => drop(member.gone.insert(prefix)),
+            }
         }
     }
 
     /// The messages that tell the synced members of changes; for each member take
     /// [`Chunk::bytes_for`]. Give every group every decision's changes, whole, in order, once.
     pub fn export(&mut self, changes: &[Change]) -> Vec<Chunk> {
-        let Self { settings, members, exported, exported_from, untold } = self;
-        let known: HashSet<PeerId, RandomState> = members.keys().copied().collect();
+        let Self { settings, members, known, exported, exported_from, counted, untold } = self;
         let mut behind: Vec<&mut Member> = members.values_mut().filter(|m| !m.is_synced()).collect();
         let anybody_synced = behind.len() < known.len();
         // Never back to where it came from.
         let but = |from: PeerId| if known.contains(&from) { Audience::AllBut(from) } else { Audience::All };
 
         let mut packer = Packer::new(settings);
-        for Change { prefix, was, now, .. } in changes {
+        for change in changes {
+            let Change { prefix, was, now, cell, .. } = change;
             if was == now {
                 continue;
             }
+            let item = (*prefix, *cell);
             let old = was.as_ref().and_then(|route| Some((route, packer.offer(prefix, route)?)));
             let new = now.as_ref().and_then(|route| Some((route, packer.offer(prefix, route)?)));
-            if let Some((route, _)) = old {
-                *exported -= 1;
-                if let Entry::Occupied(mut count) = exported_from.entry(route.source.peer) {
-                    *count.get_mut() -= 1;
-                    if *count.get() == 0 {
-                        count.remove();
+            if (*cell as usize) < *counted {
+                if let Some((route, _)) = old {
+                    *exported -= 1;
+                    if let Entry::Occupied(mut count) = exported_from.entry(route.source.peer) {
+                        *count.get_mut() -= 1;
+                        if *count.get() == 0 {
+                            count.remove();
+                        }
                     }
                 }
-            }
-            if let Some((route, _)) = new {
-                *exported += 1;
-                *exported_from.entry(route.source.peer).or_insert(0) += 1;
+                if let Some((route, _)) = new {
+                    *exported += 1;
+                    *exported_from.entry(route.source.peer).or_insert(0) += 1;
+                }
             }
             if old.is_none() && new.is_none() || known.is_empty() {
                 continue;
             }
             for member in &mut behind {
-                member.pending.insert(*prefix);
+                member.miss(change);
             }
             if !anybody_synced {
                 continue;
             }
             match (old, new) {
                 (None, None) => {}
-                (Some((old, _)), None) => packer.withdraw(*prefix, but(old.source.peer)),
+                (Some((old, _)), None) => packer.withdraw(item, but(old.source.peer)),
                 (None, Some((new, edit))) => {
                     let set = packer.set(prefix, new, edit);
-                    packer.announce(*prefix, set, but(new.source.peer));
+                    packer.announce(item, set, but(new.source.peer));
                 }
                 (Some((old, old_edit)), Some((new, new_edit))) => {
                     let (was, set) = (packer.set(prefix, old, old_edit), packer.set(prefix, new, new_edit));
                     let (old, new) = (old.source.peer, new.source.peer);
                     if !packer.same(was, set) {
-                        packer.announce(*prefix, set, but(new));
+                        packer.announce(item, set, but(new));
                     } else if old != new && known.contains(&old) {
                         // Everybody has it already but for the one that it came from until now.
-                        packer.announce(*prefix, set, Audience::Only(old));
+                        packer.announce(item, set, Audience::Only(old));
                     }
                     if old != new && known.contains(&new) {
-                        packer.withdraw(*prefix, Audience::Only(new));
+                        packer.withdraw(item, Audience::Only(new));
                     }
                 }
             }
@@ -226,7 +262,7 @@ impl Group {
     ///
     /// Call it between decisions whose changes were exported.
     pub fn drain(&mut self, id: PeerId, rib: &Rib, budget: usize) -> Drained {
-        let Self { settings, members, untold, .. } = self;
+        let Self { settings, members, exported, exported_from, counted, untold, .. } = self;
         let Some(member) = members.get_mut(&id) else { return Drained::default() };
         let mut packer = Packer::new(settings);
         let mut walked = false;
@@ -234,37 +270,46 @@ impl Group {
         // News first, but they may not starve the walk.
         let share = if member.walk.is_some() { budget / 2 } else { budget };
         while packer.estimate < share {
-            let Some(prefix) = member.next(rib) else { break };
-            let route = rib.selected_at(&prefix).filter(|route| route.source.peer != id);
+            let Some((prefix, route)) = member.next(rib) else { break };
+            let route = route.filter(|route| route.source.peer != id);
             match route.as_ref().and_then(|route| Some((route, packer.offer(&prefix, route)?))) {
                 Some((route, edit)) => {
                     let set = packer.set(&prefix, route, edit);
-                    packer.announce(prefix, set, Audience::All);
+                    packer.announce((prefix, 0), set, Audience::All);
                 }
                 // Perhaps it never had it; a withdrawal of nothing is no error (RFC 4271 §9).
-                None if settings.families[prefix.family()] => packer.withdraw(prefix, Audience::All),
+                None if settings.families[prefix.family()] => packer.withdraw((prefix, 0), Audience::All),
                 None => {}
             }
         }
         if let Some(walk) = &mut member.walk {
-            let cells = rib.cells(walk.next, WALK);
-            let mut seen = 0;
-            for cell in cells {
-                if packer.estimate >= budget {
-                    break;
+            let end = rib.cell_count();
+            let stop = end.min(walk.next.saturating_add(WALK));
+            while walk.next < stop && packer.estimate < budget {
+                let cell = walk.next;
+                walk.next += 1;
+                // Fewer than four thousand million
+                let found = rib.cell(u32::try_from(cell).unwrap_or(u32::MAX));
+                let offered =
+                    found.as_ref().and_then(|(prefix, route)| Some((prefix, route, packer.offer(prefix, route)?)));
+                if cell == *counted {
+                    *counted += 1;
+                    if let Some((_, route, _)) = offered {
+                        *exported += 1;
+                        *exported_from.entry(route.source.peer).or_insert(0) += 1;
+                    }
                 }
-                seen += 1;
-                let Some((prefix, route)) = cell.filter(|(_, route)| route.source.peer != id) else { continue };
-                if walk.families[prefix.family()]
-                    && let Some(edit) = packer.offer(&prefix, &route)
+                if let Some((prefix, route, edit)) = offered
+                    && walk.families[prefix.family()]
+                    && route.source.peer != id
                 {
-                    let set = packer.set(&prefix, &route, edit);
-                    packer.announce(prefix, set, Audience::All);
+                    let set = packer.set(prefix, route, edit);
+                    packer.announce((*prefix, 0), set, Audience::All);
                 }
             }
-            walk.next += seen;
-            if walk.next >= rib.cell_count() {
+            if walk.next >= end {
                 member.walk = None;
+                *counted = usize::MAX;
                 walked = true;
             }
         }
@@ -274,7 +319,7 @@ impl Group {
         Drained { bytes, walked, synced: member.is_synced() }
     }
 
-    /// How many routes a member gets, once it is synced.
+    /// How many routes a member gets, once it is synced; before the first member of the group is, fewer.
     pub fn advertised(&self, id: PeerId) -> usize {
         self.exported - self.exported_from.get(&id).copied().unwrap_or(0)
     }

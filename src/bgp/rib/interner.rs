@@ -1,53 +1,107 @@
-//! One allocation for each distinct set of attributes.
+//! One allocation for each distinct set of attributes, known by a number of half its address's size.
 //!
-//! Whoever takes attributes from here may compare them by pointer: equal sets are the same set.
+//! Equal sets have the same number and are the same allocation. What nobody holds goes away at the
+//! next [`Interner::collect`], so a set that has just been interned need not be held yet.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use super::slab::Slab;
 use crate::bgp::attrs::Attrs;
 
-/// Below this many sets a purge isn't worth its walk.
-const SMALL: usize = 1024;
+/// Number of a set.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct SetId(NonZeroU32);
+
+impl SetId {
+    const fn cell(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+#[derive(Debug)]
+struct Interned {
+    attrs: Arc<Attrs>,
+    holders: u32,
+    /// Enough of its hash to grow the index without looking at the set
+    hash: u32,
+}
 
 #[derive(Debug)]
 pub(super) struct Interner {
-    sets: HashTable<Arc<Attrs>>,
+    sets: Slab<Interned>,
+    index: HashTable<SetId>,
     hasher: RandomState,
-    /// Number of sets at which unused ones are looked for
-    purge_at: usize,
+    /// Sets that had no holder at some time since the last collection
+    idle: Vec<SetId>,
+    /// Stands for a set that is not there, which nobody asks for
+    none: Arc<Attrs>,
 }
 
 impl Interner {
     pub fn new() -> Self {
-        Self { sets: HashTable::new(), hasher: RandomState::new(), purge_at: SMALL }
+        let none = Arc::new(Attrs::originate(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        Self { sets: Slab::new(), index: HashTable::new(), hasher: RandomState::new(), idle: Vec::new(), none }
     }
 
-    /// The shared allocation of a set equal to `attrs`, which becomes it if there is none yet.
-    pub fn intern(&mut self, attrs: &Arc<Attrs>) -> Arc<Attrs> {
-        let hash = self.hasher.hash_one(&**attrs);
-        if let Some(known) = self.sets.find(hash, |known| Arc::ptr_eq(known, attrs) || **known == **attrs) {
-            return known.clone();
+    /// The set equal to `attrs`, which becomes it if there is none yet. Held by nobody on that account.
+    pub fn intern(&mut self, attrs: &Arc<Attrs>) -> SetId {
+        let Self { sets, index, .. } = self;
+        #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+        let hash = self.hasher.hash_one(&**attrs) as u32;
+        let equal = |id: &SetId| {
+            let known = sets.get(id.cell());
+            known.is_some_and(|known| known.hash == hash && (Arc::ptr_eq(&known.attrs, attrs) || known.attrs == *attrs))
+        };
+        if let Some(known) = index.find(spread(hash), equal) {
+            return *known;
         }
-        // The walk is paid for by the insertions since the last one.
-        if self.sets.len() >= self.purge_at {
-            self.purge();
-        }
-        let hasher = &self.hasher;
-        self.sets.insert_unique(hash, attrs.clone(), |known| hasher.hash_one(&**known));
-        attrs.clone()
+        let cell = sets.insert(Interned { attrs: attrs.clone(), holders: 0, hash });
+        let id = SetId(NonZeroU32::MIN.saturating_add(cell));
+        index.insert_unique(spread(hash), id, |id| spread(sets.get(id.cell()).map_or(0, |set| set.hash)));
+        self.idle.push(id);
+        id
     }
 
-    /// Drops the sets that nobody else holds.
-    pub fn purge(&mut self) {
-        self.sets.retain(|attrs| Arc::strong_count(attrs) > 1);
-        let hasher = &self.hasher;
-        if self.sets.capacity() > SMALL.max(4 * self.sets.len()) {
-            self.sets.shrink_to(2 * self.sets.len(), |known| hasher.hash_one(&**known));
+    /// The attributes of a set.
+    pub fn attrs(&self, id: SetId) -> &Arc<Attrs> {
+        self.sets.get(id.cell()).map_or(&self.none, |set| &set.attrs)
+    }
+
+    /// One more holder.
+    pub fn hold(&mut self, id: SetId) {
+        if let Some(set) = self.sets.get_mut(id.cell()) {
+            set.holders += 1;
         }
-        self.purge_at = SMALL.max(2 * self.sets.len());
+    }
+
+    /// One holder less.
+    pub fn release(&mut self, id: SetId) {
+        if let Some(set) = self.sets.get_mut(id.cell()) {
+            set.holders -= 1;
+            if set.holders == 0 {
+                self.idle.push(id);
+            }
+        }
+    }
+
+    /// Drops the sets that nobody holds.
+    pub fn collect(&mut self) {
+        let Self { sets, index, idle, .. } = self;
+        for id in idle.drain(..) {
+            let Some(hash) = sets.get(id.cell()).filter(|set| set.holders == 0).map(|set| set.hash) else { continue };
+            if let Ok(found) = index.find_entry(spread(hash), |other| *other == id) {
+                found.remove();
+            }
+            sets.remove(id.cell());
+        }
+        if index.is_empty() {
+            *index = HashTable::new();
+        }
+        idle.shrink_to(1024);
     }
 
     pub fn len(&self) -> usize {
@@ -55,8 +109,24 @@ impl Interner {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Attrs>> {
-        self.sets.iter()
+        self.sets.iter().map(|set| &set.attrs)
     }
+
+    /// Bytes taken, without the sets themselves.
+    pub fn memory(&self) -> usize {
+        self.sets.memory() + self.index.allocation_size()
+    }
+
+    /// Sum of all holders.
+    #[cfg(test)]
+    pub fn holders(&self) -> usize {
+        self.sets.iter().map(|set| set.holders as usize).sum()
+    }
+}
+
+/// A hash as the index wants it, which looks at both of its ends.
+const fn spread(hash: u32) -> u64 {
+    (hash as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]
@@ -71,20 +141,26 @@ mod tests {
     fn equal_sets_are_one() {
         let mut interner = Interner::new();
         let (a, b, c) = (interner.intern(&attrs(1)), interner.intern(&attrs(1)), interner.intern(&attrs(2)));
-        assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &c));
+        assert!(a == b && a != c && *interner.attrs(c) == attrs(2));
         assert_eq!(interner.len(), 2);
     }
 
     #[test]
-    fn unused_sets_go_away_by_themselves() {
+    fn sets_that_nobody_holds_go_away() {
         let mut interner = Interner::new();
         let kept = interner.intern(&attrs(0));
-        for med in 1..100_000 {
+        interner.hold(kept);
+        for med in 1..10_000 {
             interner.intern(&attrs(med));
         }
-        assert!(interner.len() <= SMALL, "{} sets are kept for nobody", interner.len());
-        assert!(Arc::ptr_eq(&kept, &interner.intern(&attrs(0))), "a set in use stays");
-        interner.purge();
-        assert_eq!(interner.len(), 1);
+        interner.collect();
+        assert_eq!((interner.len(), interner.intern(&attrs(0))), (1, kept), "a set in use stays");
+        interner.release(kept);
+        interner.hold(kept);
+        interner.collect();
+        assert_eq!(interner.len(), 1, "it was held again in time");
+        interner.release(kept);
+        interner.collect();
+        assert_eq!((interner.len(), interner.memory()), (0, 0));
     }
 }

@@ -8,16 +8,21 @@
 //! Attribute sets are interned, so within this module equal attributes are the same allocation.
 //! Each prefix waits for a decision at most once however often it changes, so nothing queues up.
 
+mod cells;
 mod decision;
 mod explain;
 mod export;
 mod group;
 mod interner;
+mod lots;
 mod pack;
 mod peers;
+mod select;
+mod slab;
 mod table;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use decision::Step;
 pub use explain::{Explained, Verdict};
@@ -31,16 +36,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ahash::RandomState;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::bgp::attrs::Attrs;
 use crate::bgp::policy::Reject;
 use crate::net::{Family, Prefix};
-use decision::{Candidate, Candidates};
 use interner::Interner;
+use lots::{LotId, Lots};
 use peers::Peer;
-use table::{Entry, More, Slot, Table};
+use table::{Choice, Entry, Seen, Slot, Store, Table};
+use walk::{Reason, Walk};
 
 /// Handle of a peer, given by the caller; never used again for another peer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -126,6 +132,8 @@ pub struct Change {
     pub was: Option<Selected>,
     /// Best path now; none: there is no route any more
     pub now: Option<Selected>,
+    /// Number of its entry
+    cell: u32,
     /// The multipath set now, best first; one path unless multipath is on and others are as good
     pub hops: SmallVec<[Chosen; 1]>,
     /// What would be chosen if `hops` failed, best first: from paths with none of its next hops where
@@ -148,64 +156,34 @@ pub struct Selection {
 /// The prefix may matter only where it holds the next hop: a route does not lead to itself.
 pub type NextHops<'a> = &'a dyn Fn(&Prefix, &Attrs) -> Option<u32>;
 
-/// Since when a path waits to be sent again.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Age {
-    /// It does not
-    #[default]
-    Fresh,
-    /// Since the last restart or refresh of its peer
-    Stale,
-    /// Since an earlier restart
-    Older,
-}
-
 /// A path as a peer sent it.
-#[derive(Clone, Debug)]
-pub struct Path {
-    raw: Arc<Attrs>,
-    imported: Option<Arc<Attrs>>,
+#[derive(Clone, Copy, Debug)]
+pub struct Path<'a> {
+    raw: &'a Arc<Attrs>,
+    imported: Result<&'a Arc<Attrs>, Reject>,
     peer: PeerId,
-    /// Says nothing where `imported` is there
-    reject: Reject,
-    age: Age,
+    stale: bool,
 }
 
-impl Path {
+impl<'a> Path<'a> {
     /// Who sent it.
     pub fn peer(&self) -> PeerId {
         self.peer
     }
 
     /// Attributes before import policy.
-    pub fn raw(&self) -> &Arc<Attrs> {
-        &self.raw
+    pub fn raw(&self) -> &'a Arc<Attrs> {
+        self.raw
     }
 
     /// Attributes after import policy, or why it was rejected.
-    pub fn imported(&self) -> Result<&Arc<Attrs>, Reject> {
-        self.imported.as_ref().ok_or(self.reject)
+    pub fn imported(&self) -> Result<&'a Arc<Attrs>, Reject> {
+        self.imported
     }
 
     /// Whether it is kept from before a restart or refresh and was not sent again yet.
     pub fn is_stale(&self) -> bool {
-        self.age != Age::Fresh
-    }
-
-    fn new(peer: PeerId, raw: Arc<Attrs>, imported: Result<Arc<Attrs>, Reject>) -> Self {
-        let (imported, reject) = match imported {
-            Ok(attrs) => (Some(attrs), Reject::PolicyNone),
-            Err(reject) => (None, reject),
-        };
-        Self { raw, imported, peer, reject, age: Age::Fresh }
-    }
-
-    fn same_import(&self, other: &Self) -> bool {
-        match (&self.imported, &other.imported) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        }
+        self.stale
     }
 }
 
@@ -219,9 +197,9 @@ pub struct View<'a> {
     /// The multipath set, best first
     pub hops: SmallVec<[Chosen; 1]>,
     /// What would be chosen if it failed
-    pub backup: &'a [Chosen],
+    pub backup: SmallVec<[Chosen; 1]>,
     /// All paths, one a peer, in no particular order
-    pub paths: &'a [Path],
+    pub paths: SmallVec<[Path<'a>; 1]>,
 }
 
 /// Sizes of the table.
@@ -243,18 +221,15 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Rib {
     table: Table,
-    interner: Interner,
+    store: Store,
     peers: HashMap<PeerId, Peer, RandomState>,
     /// Entries with their `dirty` mark, in the order they got it
     dirty: VecDeque<Slot>,
-    /// Peers that changed their identity or went away since the last decision
-    settling: Vec<PeerId>,
-    /// Paths, kept up with every change
+    walk: Walk,
+    /// Paths that are not dead, kept up with every change
     paths: usize,
     /// Prefixes with a best path
     selected: [usize; 2],
-    /// Paths removed since attribute sets were last purged
-    removed: usize,
 }
 
 impl Default for Rib {
@@ -268,128 +243,93 @@ impl Rib {
     pub fn new() -> Self {
         Self {
             table: Table::new(),
-            interner: Interner::new(),
+            store: Store { sets: Interner::new(), lots: Lots::new() },
             peers: HashMap::default(),
             dirty: VecDeque::new(),
-            settling: Vec::new(),
+            walk: Walk::default(),
             paths: 0,
             selected: [0; 2],
-            removed: 0,
         }
     }
 
     /// Announces a prefix of this node's own: a subnet, or a configured announcement.
     pub fn originate(&mut self, prefix: Prefix, attrs: Attrs) {
-        let attrs = self.interner.intern(&Arc::new(attrs));
-        let slot = self.table.find_or_insert(&prefix);
-        let Some(entry) = self.table.get_mut(slot) else { return };
-        let path = Path::new(PeerId::LOCAL, attrs.clone(), Ok(attrs));
-        match entry.paths.iter_mut().find(|p| p.peer == PeerId::LOCAL) {
-            Some(old) if old.same_import(&path) => return,
-            Some(old) => *old = path,
-            None => {
-                entry.paths.push(path);
-                self.paths += 1;
+        let Self { table, store, dirty, paths, .. } = self;
+        let set = store.sets.intern(&Arc::new(attrs));
+        let slot = table.find_or_insert(&prefix);
+        let Some(mut entry) = table.open(slot) else { return };
+        let path = table::Path::new(LotId::LOCAL, set, Ok(set));
+        store.add(&path);
+        if let Some(old) = entry.paths_mut().iter_mut().find(|p| p.lot == LotId::LOCAL) {
+            let old = std::mem::replace(old, path);
+            store.sub(&old);
+            if old.raw == set {
+                return;
             }
+        } else {
+            entry.push(path);
+            *paths += 1;
         }
-        touch(entry, slot, &mut self.dirty);
+        touch(entry.entry, slot, dirty);
     }
 
     /// Takes an own prefix back; false if it was none.
     pub fn unoriginate(&mut self, prefix: &Prefix) -> bool {
-        let Some(slot) = self.table.find(prefix) else { return false };
-        let Some(entry) = self.table.get_mut(slot) else { return false };
-        let Some(i) = entry.paths.iter().position(|p| p.peer == PeerId::LOCAL) else { return false };
-        entry.paths.swap_remove(i);
-        self.paths -= 1;
-        self.removed += 1;
-        touch(entry, slot, &mut self.dirty);
+        let Self { table, store, dirty, paths, .. } = self;
+        let Some(slot) = table.find(prefix) else { return false };
+        let Some(mut entry) = table.open(slot) else { return false };
+        let Some(i) = entry.paths().iter().position(|p| p.lot == LotId::LOCAL) else { return false };
+        if let Some(path) = entry.remove(i) {
+            store.sub(&path);
+            *paths -= 1;
+        }
+        touch(entry.entry, slot, dirty);
         true
     }
 
     /// Whether next hops among these became reachable, unreachable or changed their metric: routes
     /// through them wait for a decision.
     pub fn next_hops_changed(&mut self, changed: &[IpAddr]) {
-        let changed: HashSet<IpAddr, RandomState> = changed.iter().copied().collect();
-        for (slot, entry) in self.table.iter_mut() {
-            let uses = |p: &Path| p.imported.as_ref().is_some_and(|attrs| changed.contains(&attrs.next_hop));
-            if entry.paths.iter().any(uses) {
-                touch(entry, slot, &mut self.dirty);
-            }
+        if !changed.is_empty() {
+            self.walk.add(Reason::NextHops(changed.iter().copied().collect()));
         }
     }
 
-    /// All routes wait for a decision: for a new limit of multipath.
+    /// All routes wait for a decision: for a new [`Selection`].
     pub fn touch_all(&mut self) {
-        for (slot, entry) in self.table.iter_mut() {
-            touch(entry, slot, &mut self.dirty);
-        }
-    }
-
-    /// Whether no prefix waits for a decision.
-    pub fn is_settled(&self) -> bool {
-        self.dirty.is_empty()
-    }
-
-    /// Decides for prefixes that wait, about `limit` at most, and appends what changed to `changes`,
-    /// each prefix once. Call it until the table [is settled](Self::is_settled).
-    pub fn decide(&mut self, next_hops: NextHops<'_>, selection: Selection, limit: usize, changes: &mut Vec<Change>) {
-        let mut metrics = Metrics::new(next_hops);
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for slot in dirty.drain(..dirty.len().min(limit)) {
-            let Some(entry) = self.table.get_mut(slot) else { continue };
-            entry.dirty = false;
-            if let Some(change) = reselect(entry, &self.peers, &mut metrics, selection) {
-                let selected = &mut self.selected[change.prefix.family() as usize];
-                *selected = *selected + usize::from(change.now.is_some()) - usize::from(change.was.is_some());
-                changes.push(change);
-            }
-            if entry.paths.is_empty() {
-                self.table.remove(slot);
-            }
-        }
-        self.dirty = dirty;
-        if self.dirty.is_empty() {
-            self.settle();
-        }
-        if self.removed > self.interner.len() {
-            self.interner.purge();
-            self.removed = 0;
-        }
+        self.walk.add(Reason::All);
     }
 
     /// What the table holds for a prefix.
     pub fn view(&self, prefix: &Prefix) -> Option<View<'_>> {
-        let entry = self.table.get(self.table.find(prefix)?)?;
-        Some(self.view_of(entry))
+        Some(self.view_of(self.table.get(self.table.find(prefix)?)?))
     }
 
-    fn view_of<'a>(&self, entry: &'a Entry) -> View<'a> {
+    fn view_of<'a>(&'a self, entry: Seen<'a>) -> View<'a> {
+        let (hops, backup) = entry.more().map(table::More::split).unwrap_or_default();
         View {
-            prefix: entry.prefix,
-            best: self.selected(entry),
-            hops: entry.hops(),
-            backup: entry.backup(),
-            paths: &entry.paths,
+            prefix: entry.prefix(),
+            best: self.selected(entry.entry),
+            hops: entry.entry.best.iter().chain(hops).map(|choice| self.store.chosen(*choice)).collect(),
+            backup: backup.iter().map(|choice| self.store.chosen(*choice)).collect(),
+            paths: entry.paths().iter().filter_map(|path| self.store.path(path)).collect(),
         }
     }
 
     /// The best path of an entry as of the last decision.
     fn selected(&self, entry: &Entry) -> Option<Selected> {
-        selected(entry, &self.peers)
+        entry.best.map(|choice| self.store.selected(choice))
     }
 
     /// The best path of a prefix as of the last decision.
     pub fn selected_at(&self, prefix: &Prefix) -> Option<Selected> {
-        self.selected(self.table.get(self.table.find(prefix)?)?)
+        self.selected(self.table.get(self.table.find(prefix)?)?.entry)
     }
 
-    /// Best paths in the cells from number `from` on, at most `count` cells.
-    fn cells(&self, from: usize, count: usize) -> impl Iterator<Item = Option<(Prefix, Selected)>> {
-        self.table.cells(from, count).iter().map(|cell| {
-            let entry = cell.as_ref()?;
-            Some((entry.prefix, self.selected(entry)?))
-        })
+    /// The prefix in a cell, with its best path as of the last decision.
+    fn cell(&self, cell: u32) -> Option<(Prefix, Selected)> {
+        let seen = self.table.get(Slot(cell))?;
+        Some((seen.prefix(), self.selected(seen.entry)?))
     }
 
     fn cell_count(&self) -> usize {
@@ -398,7 +338,7 @@ impl Rib {
 
     /// All prefixes, in no particular order: sorting a full table is for whoever shows it.
     pub fn prefixes(&self) -> Vec<Prefix> {
-        self.table.iter().map(|entry| entry.prefix).collect()
+        self.table.iter().map(|entry| entry.prefix()).collect()
     }
 
     /// All prefixes with what the table holds for them, in no particular order.
@@ -407,16 +347,22 @@ impl Rib {
     }
 
     /// What one peer sent, in no particular order.
-    pub fn paths_of(&self, peer: PeerId) -> impl Iterator<Item = (Prefix, &Path)> {
+    pub fn paths_of(&self, peer: PeerId) -> impl Iterator<Item = (Prefix, Path<'_>)> {
         self.table.iter().filter_map(move |entry| {
-            let path = entry.paths.iter().find(|p| p.peer == peer)?;
-            Some((entry.prefix, path))
+            let path = entry.paths().iter().filter_map(|path| self.store.path(path)).find(|p| p.peer == peer)?;
+            Some((entry.prefix(), path))
         })
     }
 
     /// The prefixes of the table that cover an address, longest first.
     pub fn covering(&self, addr: IpAddr) -> impl Iterator<Item = View<'_>> {
         (0..=Family::of(addr).bits()).rev().filter_map(move |len| self.view(&Prefix::new(addr, len)))
+    }
+
+    /// Every distinct set of attributes, before and after import policy: far fewer than there are
+    /// paths. Some may be of paths that were rejected.
+    pub fn attribute_sets(&self) -> impl Iterator<Item = &Attrs> {
+        self.store.sets.iter().map(|attrs| &**attrs)
     }
 
     /// Sizes.
@@ -430,16 +376,30 @@ impl Rib {
                 + size_of_val(&*attrs.ext_communities)
                 + size_of_val(&*attrs.large_communities)
         };
-        let heap_paths = self.paths.saturating_sub(self.table.len());
         Stats {
             prefixes: self.table.len(),
             selected: self.selected,
             paths: self.paths,
-            attribute_sets: self.interner.len(),
-            memory: self.table.memory()
-                + 2 * heap_paths * size_of::<Path>()
-                + self.interner.iter().map(set).sum::<usize>(),
+            attribute_sets: self.store.sets.len(),
+            memory: self.table.memory() + self.store.sets.memory() + self.store.sets.iter().map(set).sum::<usize>(),
         }
+    }
+}
+
+impl Store {
+    /// A path as others see it, unless it is dead.
+    fn path(&self, path: &table::Path) -> Option<Path<'_>> {
+        let lot = Some(&self.lots[path.lot]).filter(|lot| lot.is_live())?;
+        let imported = path.imported.map(|set| self.sets.attrs(set)).ok_or(path.reject);
+        Some(Path { raw: self.sets.attrs(path.raw), imported, peer: lot.source.peer, stale: lot.is_stale() })
+    }
+
+    fn chosen(&self, choice: Choice) -> Chosen {
+        Chosen { peer: self.lots[choice.lot].source.peer, attrs: self.sets.attrs(choice.set).clone() }
+    }
+
+    fn selected(&self, choice: Choice) -> Selected {
+        Selected { source: self.lots[choice.lot].source, attrs: self.sets.attrs(choice.set).clone() }
     }
 }
 
@@ -448,104 +408,5 @@ fn touch(entry: &mut Entry, slot: Slot, dirty: &mut VecDeque<Slot>) {
     if !entry.dirty {
         entry.dirty = true;
         dirty.push_back(slot);
-    }
-}
-
-/// The best path of an entry as of the last decision.
-fn selected(entry: &Entry, peers: &HashMap<PeerId, Peer, RandomState>) -> Option<Selected> {
-    let attrs = entry.best.clone()?;
-    let source = match entry.best_peer {
-        PeerId::LOCAL => Source::LOCAL,
-        id => peers.get(&id)?.decided(),
-    };
-    Some(Selected { source, attrs })
-}
-
-/// A path as a candidate, if it may be used.
-fn candidate<'a>(
-    path: &'a Path,
-    peers: &HashMap<PeerId, Peer, RandomState>,
-    metric: &mut impl FnMut(&Arc<Attrs>) -> Option<u32>,
-) -> Option<Candidate<'a>> {
-    let attrs = path.imported.as_ref()?;
-    if path.peer == PeerId::LOCAL {
-        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        return Some(Candidate { attrs, source: Source::LOCAL, address, metric: 0 });
-    }
-    let peer = peers.get(&path.peer)?;
-    // A path whose next hop can't be reached takes no part (RFC 4271 §9.1.2.1).
-    Some(Candidate { attrs, source: peer.source, address: peer.info.address, metric: metric(attrs)? })
-}
-
-/// The paths of an entry that may be used.
-fn candidates<'a>(
-    paths: &'a [Path],
-    peers: &HashMap<PeerId, Peer, RandomState>,
-    metric: &mut impl FnMut(&Arc<Attrs>) -> Option<u32>,
-) -> Candidates<'a> {
-    paths.iter().filter_map(|path| candidate(path, peers, metric)).collect()
-}
-
-/// Decides for one entry.
-fn reselect(
-    entry: &mut Entry,
-    peers: &HashMap<PeerId, Peer, RandomState>,
-    metrics: &mut Metrics<'_>,
-    selection: Selection,
-) -> Option<Change> {
-    let prefix = entry.prefix;
-    let metric = &mut |attrs: &Arc<Attrs>| metrics.of(&prefix, attrs);
-    let select = |c: &Candidate<'_>| Selected { source: c.source, attrs: c.attrs.clone() };
-    let choose = |c: &Candidate<'_>| Chosen { peer: c.source.peer, attrs: c.attrs.clone() };
-    let (now, hops, backup): (_, SmallVec<[Chosen; 1]>, SmallVec<[Chosen; 1]>) = match &entry.paths[..] {
-        // The usual case needs no election.
-        [only] => {
-            let now = candidate(only, peers, metric);
-            (now.as_ref().map(select), now.iter().map(choose).collect(), SmallVec::new())
-        }
-        paths => {
-            let all = candidates(paths, peers, metric);
-            let mut equal = all.clone();
-            decision::elect(&mut equal, &mut |_, _| {});
-            let hops = decision::multipath(&equal, selection.multipath);
-            let rest =
-                if selection.backups { decision::backup(&all, &hops, selection.multipath) } else { SmallVec::new() };
-            (equal.first().map(select), hops.iter().map(choose).collect(), rest.iter().map(choose).collect())
-        }
-    };
-    let was = selected(entry, peers);
-    if was == now && hops == entry.hops() && backup[..] == *entry.backup() {
-        return None;
-    }
-    entry.best_peer = now.as_ref().map_or(PeerId::LOCAL, |s| s.source.peer);
-    entry.best = now.as_ref().map(|s| s.attrs.clone());
-    entry.more =
-        (hops.len() > 1 || !backup.is_empty()).then(|| Box::new(More { hops: hops.to_vec(), backup: backup.to_vec() }));
-    Some(Change { prefix: entry.prefix, was, now, hops, backup })
-}
-
-/// Metrics of next hops during one decision: one question for each attribute set.
-struct Metrics<'a> {
-    ask: NextHops<'a>,
-    known: HashMap<usize, Option<u32>, RandomState>,
-    last: (usize, Option<u32>),
-}
-
-impl<'a> Metrics<'a> {
-    fn new(ask: NextHops<'a>) -> Self {
-        Self { ask, known: HashMap::default(), last: (0, None) }
-    }
-
-    fn of(&mut self, prefix: &Prefix, attrs: &Arc<Attrs>) -> Option<u32> {
-        if prefix.contains(attrs.next_hop) {
-            return (self.ask)(prefix, attrs);
-        }
-        // The sets can't move or go away meanwhile: the table holds them.
-        let key = Arc::as_ptr(attrs) as usize;
-        if self.last.0 != key {
-            let ask = self.ask;
-            self.last = (key, *self.known.entry(key).or_insert_with(|| ask(prefix, attrs)));
-        }
-        self.last.1
     }
 }

@@ -45,7 +45,7 @@ impl Audience {
 #[derive(Clone, Debug)]
 pub struct Chunk {
     bytes: Bytes,
-    prefixes: Vec<Prefix>,
+    told: Vec<Told>,
     runs: Vec<Run>,
 }
 
@@ -54,7 +54,16 @@ pub struct Chunk {
 struct Run {
     audience: Audience,
     bytes: Range<usize>,
-    prefixes: Range<usize>,
+    told: Range<usize>,
+}
+
+/// What a message tells of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told {
+    /// The best path in this cell of the table
+    Cell(u32),
+    /// That there is no route any more
+    Gone(Prefix),
 }
 
 impl Chunk {
@@ -70,10 +79,10 @@ impl Chunk {
         })
     }
 
-    /// The prefixes it tells a member of: what that member misses if it can't be sent this.
-    pub fn prefixes_for(&self, member: PeerId) -> impl Iterator<Item = Prefix> + '_ {
+    /// What it tells a member of, and the member doesn't know if it can't be sent this.
+    pub(super) fn told(&self, member: PeerId) -> impl Iterator<Item = Told> + '_ {
         let runs = self.runs.iter().filter(move |run| run.audience.includes(member));
-        runs.flat_map(|run| self.prefixes.get(run.prefixes.clone()).unwrap_or_default()).copied()
+        runs.flat_map(|run| self.told.get(run.told.clone()).unwrap_or_default()).copied()
     }
 
     pub(super) fn into_bytes(self) -> Bytes {
@@ -110,10 +119,13 @@ pub(super) struct Packer<'a> {
     buckets: HashMap<Bucket, u32, RandomState>,
     order: Vec<(Bucket, u32)>,
     last_bucket: Option<(Bucket, u32)>,
-    items: Vec<(u32, Prefix)>,
+    items: Vec<(u32, Item)>,
     /// Encoded length so far, a rough guess
     pub estimate: usize,
 }
+
+/// A prefix, and the cell of its entry.
+type Item = (Prefix, u32);
 
 /// What one message can carry: prefixes of a family for one audience, with one set of attributes or
 /// withdrawn. Sorts announcements first: what takes over is told before what goes away.
@@ -181,15 +193,15 @@ impl<'a> Packer<'a> {
         self.last_equal.2
     }
 
-    pub fn announce(&mut self, prefix: Prefix, set: Set, audience: Audience) {
-        self.add(prefix, Bucket { withdraw: false, audience, family: prefix.family(), set });
+    pub fn announce(&mut self, item: Item, set: Set, audience: Audience) {
+        self.add(item, Bucket { withdraw: false, audience, family: item.0.family(), set });
     }
 
-    pub fn withdraw(&mut self, prefix: Prefix, audience: Audience) {
-        self.add(prefix, Bucket { withdraw: true, audience, family: prefix.family(), set: Set(0) });
+    pub fn withdraw(&mut self, item: Item, audience: Audience) {
+        self.add(item, Bucket { withdraw: true, audience, family: item.0.family(), set: Set(0) });
     }
 
-    fn add(&mut self, prefix: Prefix, bucket: Bucket) {
+    fn add(&mut self, item: Item, bucket: Bucket) {
         let number = match self.last_bucket {
             Some((last, number)) if last == bucket => number,
             _ => {
@@ -203,8 +215,8 @@ impl<'a> Packer<'a> {
                 number
             }
         };
-        self.items.push((number, prefix));
-        self.estimate += 1 + usize::from(prefix.len().div_ceil(8));
+        self.items.push((number, item));
+        self.estimate += 1 + usize::from(item.0.len().div_ceil(8));
     }
 
     /// Packs all into messages, in chunks of about `chunk` bytes; second, how many prefixes could not be told, because their
@@ -220,9 +232,10 @@ impl<'a> Packer<'a> {
         }
         let starts = ends.clone();
         let mut sorted = vec![Prefix::default_route(Family::Ipv4); self.items.len()];
-        for (number, prefix) in &self.items {
+        let mut cells = vec![0; self.items.len()];
+        for (number, (prefix, cell)) in &self.items {
             let place = &mut ends[*number as usize];
-            sorted[*place] = *prefix;
+            (sorted[*place], cells[*place]) = (*prefix, *cell);
             *place += 1;
         }
         drop(std::mem::take(&mut self.items));
@@ -232,12 +245,12 @@ impl<'a> Packer<'a> {
         let mut untold = 0;
         for (bucket, number) in &self.order {
             let number = *number as usize;
-            let prefixes = &sorted[starts[number]..starts[number + 1]];
+            let all = starts[number]..starts[number + 1];
             // So that a chunk doesn't grow far beyond its limit.
             let portion = if bucket.family == Family::Ipv4 { 4096 } else { 1024 };
-            for prefixes in prefixes.chunks(portion) {
+            for (prefixes, cells) in sorted[all.clone()].chunks(portion).zip(cells[all].chunks(portion)) {
                 match self.sets.get(bucket.set.0 as usize).filter(|_| !bucket.withdraw) {
-                    Some(attrs) => untold += out.announce(attrs, prefixes, bucket.audience),
+                    Some(attrs) => untold += out.announce(attrs, prefixes, cells, bucket.audience),
                     None => out.withdraw(prefixes, bucket.audience),
                 }
             }
@@ -253,20 +266,20 @@ struct Writer {
     limit: usize,
     chunks: Vec<Chunk>,
     bytes: Vec<u8>,
-    prefixes: Vec<Prefix>,
+    told: Vec<Told>,
     runs: Vec<Run>,
 }
 
 impl Writer {
     fn new(codec: Codec, limit: usize) -> Self {
-        Self { codec, limit, chunks: Vec::new(), bytes: Vec::new(), prefixes: Vec::new(), runs: Vec::new() }
+        Self { codec, limit, chunks: Vec::new(), bytes: Vec::new(), told: Vec::new(), runs: Vec::new() }
     }
 
     /// How many prefixes had to be withdrawn instead.
-    fn announce(&mut self, attrs: &Attrs, prefixes: &[Prefix], audience: Audience) -> usize {
+    fn announce(&mut self, attrs: &Attrs, prefixes: &[Prefix], cells: &[u32], audience: Audience) -> usize {
         let start = self.bytes.len();
         if wire::encode_reach(attrs, prefixes, &self.codec, &mut self.bytes).is_ok() {
-            self.note(start, prefixes, audience);
+            self.note(start, cells.iter().copied().map(Told::Cell), audience);
             return 0;
         }
         self.bytes.truncate(start);
@@ -277,16 +290,16 @@ impl Writer {
     fn withdraw(&mut self, prefixes: &[Prefix], audience: Audience) {
         let start = self.bytes.len();
         wire::encode_withdraw(prefixes, &self.codec, &mut self.bytes);
-        self.note(start, prefixes, audience);
+        self.note(start, prefixes.iter().copied().map(Told::Gone), audience);
     }
 
-    fn note(&mut self, start: usize, prefixes: &[Prefix], audience: Audience) {
-        let first = self.prefixes.len();
-        self.prefixes.extend_from_slice(prefixes);
-        let (bytes, prefixes) = (self.bytes.len(), self.prefixes.len());
+    fn note(&mut self, start: usize, told: impl Iterator<Item = Told>, audience: Audience) {
+        let first = self.told.len();
+        self.told.extend(told);
+        let (bytes, told) = (self.bytes.len(), self.told.len());
         match self.runs.last_mut() {
-            Some(last) if last.audience == audience => (last.bytes.end, last.prefixes.end) = (bytes, prefixes),
-            _ => self.runs.push(Run { audience, bytes: start..bytes, prefixes: first..prefixes }),
+            Some(last) if last.audience == audience => (last.bytes.end, last.told.end) = (bytes, told),
+            _ => self.runs.push(Run { audience, bytes: start..bytes, told: first..told }),
         }
         if bytes >= self.limit {
             self.cut();
@@ -295,8 +308,8 @@ impl Writer {
 
     fn cut(&mut self) {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
-        let (prefixes, runs) = (std::mem::take(&mut self.prefixes), std::mem::take(&mut self.runs));
-        self.chunks.push(Chunk { bytes, prefixes, runs });
+        let (told, runs) = (std::mem::take(&mut self.told), std::mem::take(&mut self.runs));
+        self.chunks.push(Chunk { bytes, told, runs });
     }
 
     fn finish(mut self) -> Vec<Chunk> {

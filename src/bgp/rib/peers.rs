@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::interner::Interner;
-use super::{Age, Kind, Path, PeerId, Rib, Source, touch};
+use super::interner::{Interner, SetId};
+use super::lots::{LotId, Lots};
+use super::table::{Choice, Path};
+use super::walk::Reason;
+use super::{Kind, PeerId, Rib, Source, touch};
 use crate::bgp::attrs::Attrs;
 use crate::bgp::message::Update;
 use crate::bgp::policy::{Edit, Import, Reject, Sender};
@@ -65,22 +68,28 @@ pub struct Counters {
 }
 
 impl Counters {
-    fn add(&mut self, path: &Path) {
+    pub(super) fn add(&mut self, path: &Path) {
         self.received += 1;
-        self.stale += usize::from(path.is_stale());
-        match path.imported() {
-            Ok(_) => self.accepted += 1,
-            Err(reject) => self.rejected[reject as usize] += 1,
+        match path.imported {
+            Some(_) => self.accepted += 1,
+            None => self.rejected[path.reject as usize] += 1,
         }
     }
 
-    fn sub(&mut self, path: &Path) {
+    pub(super) fn sub(&mut self, path: &Path) {
         self.received -= 1;
-        self.stale -= usize::from(path.is_stale());
-        match path.imported() {
-            Ok(_) => self.accepted -= 1,
-            Err(reject) => self.rejected[reject as usize] -= 1,
+        match path.imported {
+            Some(_) => self.accepted -= 1,
+            None => self.rejected[path.reject as usize] -= 1,
         }
+    }
+
+    fn sum(mut self, other: &Self) -> Self {
+        self.received += other.received;
+        self.accepted += other.accepted;
+        self.rejected.iter_mut().zip(other.rejected).for_each(|(sum, count)| *sum += count);
+        self.stale += other.stale;
+        self
     }
 }
 
@@ -94,21 +103,76 @@ pub struct Outcome {
     pub over_limit: Option<NonZeroU32>,
 }
 
-/// A peer as the table keeps it.
+/// A peer as the table keeps it: its session is up, or paths of it are kept.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub info: PeerInfo,
-    pub source: Source,
-    /// Who it was at the last decision, if it was somebody else
-    before: Option<Source>,
+    source: Source,
     up: bool,
-    counters: Counters,
+    /// What it sends now
+    fresh: PerFamily<Option<LotId>>,
+    /// What it sent before a restart or refresh
+    stale: PerFamily<SmallVec<[LotId; 1]>>,
+    /// What was stale already when the peer failed again
+    older: PerFamily<SmallVec<[LotId; 1]>>,
+    /// Its paths, those that are kept included
+    received: usize,
 }
 
 impl Peer {
-    /// Who it was at the last decision.
-    pub fn decided(&self) -> Source {
-        self.before.unwrap_or(self.source)
+    fn new(info: PeerInfo) -> Self {
+        Self {
+            source: info.source(),
+            info,
+            up: true,
+            fresh: PerFamily::default(),
+            stale: PerFamily::default(),
+            older: PerFamily::default(),
+            received: 0,
+        }
+    }
+
+    fn lots(&self) -> impl Iterator<Item = LotId> {
+        let stale = self.stale.iter().chain(self.older.iter()).flat_map(|(_, lots)| lots);
+        self.fresh.iter().filter_map(|(_, lot)| lot.as_ref()).chain(stale).copied()
+    }
+
+    /// The paths of a family are to be sent again.
+    fn age(&mut self, family: Family, lots: &mut Lots) {
+        if let Some(lot) = self.fresh[family].take() {
+            lots.age(lot);
+            // A peer that begins again and again makes no heap of them.
+            self.stale[family].retain(|old| {
+                let used = lots[*old].paths() > 0;
+                if !used {
+                    lots.kill(*old);
+                }
+                used
+            });
+            self.stale[family].push(lot);
+        }
+    }
+
+    /// The paths of a family that were to be sent again are gone; how many.
+    fn kill_stale(&mut self, family: Family, lots: &mut Lots) -> usize {
+        let stale = std::mem::take(&mut self.stale[family]);
+        let gone: usize = stale.into_iter().map(|lot| lots.kill(lot)).sum();
+        self.received -= gone;
+        gone + self.kill_older(family, lots)
+    }
+
+    /// The same for those that were so already when the peer failed last.
+    fn kill_older(&mut self, family: Family, lots: &mut Lots) -> usize {
+        let older = std::mem::take(&mut self.older[family]);
+        let gone = older.into_iter().map(|lot| lots.kill(lot)).sum();
+        self.received -= gone;
+        gone
+    }
+
+    /// All paths of a family are gone; how many.
+    fn kill(&mut self, family: Family, lots: &mut Lots) -> usize {
+        self.age(family, lots);
+        self.kill_stale(family, lots)
     }
 }
 
@@ -119,39 +183,25 @@ impl Rib {
     pub fn peer_up(&mut self, info: PeerInfo) {
         let id = info.id;
         let Some(old) = self.peers.get_mut(&id) else {
-            let source = info.source();
-            let counters = Counters::default();
-            self.peers.insert(id, Peer { info, source, before: None, up: true, counters });
+            self.peers.insert(id, Peer::new(info));
             return;
         };
-        let source = info.source();
-        let same = old.source == source && old.info.address == info.address;
-        let policy = old.info.import != info.import || old.info.sender() != info.sender();
-        if same {
-            old.up = true;
-            old.info = info;
-            if policy {
-                self.reimport(id);
-            }
+        if old.source != info.source() || old.info.address != info.address {
+            self.paths -= Family::ALL.into_iter().map(|family| old.kill(family, &mut self.store.lots)).sum::<usize>();
+            *old = Peer::new(info);
             return;
         }
-        self.remove_paths(id, |_, _| true);
-        if let Some(old) = self.peers.get_mut(&id) {
-            old.before = Some(old.decided());
-            old.source = source;
-            old.up = true;
-            old.info = info;
-            self.settling.push(id);
+        let policy = old.info.import != info.import || old.info.sender() != info.sender();
+        old.up = true;
+        old.info = info;
+        if policy && old.received > 0 {
+            self.walk.add(Reason::Import(id));
         }
     }
 
-    /// A session ended: all paths of the peer go.
+    /// A session ended: all paths of the peer go. From now on none of them is chosen.
     pub fn peer_down(&mut self, id: PeerId) {
-        self.remove_paths(id, |_, _| true);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.up = false;
-            self.settling.push(id);
-        }
+        self.peer_restarts(id, PerFamily::default());
     }
 
     /// A session ended and the peer will be back (RFC 4724 §4.2): paths of the families to keep
@@ -161,59 +211,58 @@ impl Rib {
     /// its routes again. It keeps forwarding all the same; so these stay too, until
     /// [`sweep_older`](Self::sweep_older) at the end of the time that the first failure gave them.
     pub fn peer_restarts(&mut self, id: PeerId, keep: PerFamily<bool>) {
-        self.remove_paths(id, |prefix, _| !keep[prefix.family()]);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            for (_, entry) in self.table.iter_mut() {
-                let Some(path) = entry.paths.iter_mut().find(|p| p.peer == id) else { continue };
-                if path.age == Age::Fresh {
-                    peer.counters.stale += 1;
-                    path.age = Age::Stale;
-                } else {
-                    path.age = Age::Older;
-                }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for family in Family::ALL {
+            if keep[family] {
+                let stale = std::mem::take(&mut peer.stale[family]);
+                peer.older[family].extend(stale);
+                peer.age(family, &mut self.store.lots);
+            } else {
+                self.paths -= peer.kill(family, &mut self.store.lots);
             }
         }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.up = false;
-            if peer.counters.received == 0 {
-                self.settling.push(id);
+        peer.up = false;
+        self.forget(id);
+    }
+
+    /// Nothing is left of a peer that is down and has no paths.
+    fn forget(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && !peer.up
+            && peer.received == 0
+        {
+            for family in Family::ALL {
+                peer.kill(family, &mut self.store.lots);
             }
+            self.peers.remove(&id);
         }
     }
 
     /// All paths of a family are to be sent again: a refresh begins (RFC 7313 §4).
     pub fn mark_stale(&mut self, id: PeerId, family: Family) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        for (_, entry) in self.table.iter_mut().filter(|(_, entry)| entry.prefix.family() == family) {
-            if let Some(path) = entry.paths.iter_mut().find(|p| p.peer == id && p.age == Age::Fresh) {
-                path.age = Age::Stale;
-                peer.counters.stale += 1;
-            }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.age(family, &mut self.store.lots);
         }
     }
 
     /// Paths of a family that are still stale go: End-of-RIB after a restart (RFC 4724 §4.2), the
     /// end of a refresh (RFC 7313 §4), or their time is over. How many went.
     pub fn sweep_stale(&mut self, id: PeerId, family: Family) -> usize {
-        self.sweep(id, |prefix, path| path.is_stale() && prefix.family() == family)
+        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
+        let swept = peer.kill_stale(family, &mut self.store.lots);
+        self.swept(id, swept)
     }
 
     /// Paths that are stale since before the last restart go: their time is over. How many went.
     pub fn sweep_older(&mut self, id: PeerId) -> usize {
-        self.sweep(id, |_, path| path.age == Age::Older)
+        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
+        let swept = Family::ALL.into_iter().map(|family| peer.kill_older(family, &mut self.store.lots)).sum();
+        self.swept(id, swept)
     }
 
-    fn sweep(&mut self, id: PeerId, which: impl Fn(&Prefix, &Path) -> bool) -> usize {
-        if self.peers.get(&id).is_none_or(|peer| peer.counters.stale == 0) {
-            return 0;
-        }
-        let swept = self.remove_paths(id, which);
-        if let Some(peer) = self.peers.get(&id)
-            && !peer.up
-            && peer.counters.received == 0
-        {
-            self.settling.push(id);
-        }
+    fn swept(&mut self, id: PeerId, swept: usize) -> usize {
+        self.paths -= swept;
+        self.forget(id);
         swept
     }
 
@@ -223,13 +272,14 @@ impl Rib {
             && peer.info.import != import
         {
             peer.info.import = import;
-            self.reimport(id);
+            self.walk.add(Reason::Import(id));
         }
     }
 
     /// Counts of a peer; none if it has no session and no paths.
-    pub fn counters(&self, id: PeerId) -> Option<&Counters> {
-        self.peers.get(&id).map(|peer| &peer.counters)
+    pub fn counters(&self, id: PeerId) -> Option<Counters> {
+        let lots = self.peers.get(&id)?.lots().map(|lot| self.store.lots[lot].counters());
+        Some(lots.fold(Counters::default(), |sum, counters| sum.sum(&counters)))
     }
 
     /// What a peer is, as it told at its last session.
@@ -239,163 +289,122 @@ impl Rib {
 
     /// Applies an update: withdrawals, then announcements, which replace what the peer sent before.
     pub fn update(&mut self, id: PeerId, update: &Update) -> Outcome {
-        let Self { table, interner, peers, dirty, paths, removed, .. } = self;
+        let Self { table, store, peers, dirty, paths, .. } = self;
         let mut outcome = Outcome::default();
-        let Some(peer) = peers.get_mut(&id).filter(|peer| peer.up) else { return outcome };
+        let Some(Peer { info, source, fresh, received, .. }) = peers.get_mut(&id).filter(|peer| peer.up) else {
+            return outcome;
+        };
+        let sent_by_it = |lots: &Lots, path: &Path| lots[path.lot].source.peer == id;
 
         for prefix in &update.withdrawn {
             let Some(slot) = table.find(prefix) else { continue };
-            let Some(entry) = table.get_mut(slot) else { continue };
-            let Some(i) = entry.paths.iter().position(|p| p.peer == id) else { continue };
-            peer.counters.sub(&entry.paths.swap_remove(i));
-            *paths -= 1;
-            *removed += 1;
-            touch(entry, slot, dirty);
+            let Some(mut entry) = table.open(slot) else { continue };
+            while let Some(i) = entry.paths().iter().position(|path| sent_by_it(&store.lots, path))
+                && let Some(path) = entry.remove(i)
+            {
+                let live = usize::from(store.lots[path.lot].is_live());
+                *received -= live;
+                *paths -= live;
+                store.sub(&path);
+                touch(entry.entry, slot, dirty);
+            }
         }
 
-        let limit = peer.info.max_prefixes;
+        let limit = info.max_prefixes;
         let most = limit.map_or(usize::MAX, |limit| limit.get() as usize);
-        let before = peer.counters.received;
+        let before = *received;
         'reach: for reach in &update.reach {
-            let raw = interner.intern(&reach.attrs);
-            let mut gate = Gate::new(&peer.info);
+            let raw = store.sets.intern(&reach.attrs);
+            let mut gate = Gate::new(info);
             for prefix in &reach.prefixes {
-                let new = |gate: &mut Gate<'_>, interner: &mut Interner| {
-                    let imported = gate.import(interner, prefix, &raw);
-                    Path::new(id, raw.clone(), imported)
-                };
-                if peer.counters.received >= most
-                    && table
-                        .find(prefix)
-                        .and_then(|slot| table.get(slot))
-                        .is_none_or(|e| e.paths.iter().all(|p| p.peer != id))
-                {
+                if *received >= most && !table.has(prefix, |path| sent_by_it(&store.lots, path)) {
                     outcome.over_limit = limit;
                     break 'reach;
                 }
+                let fresh = &mut fresh[prefix.family()];
+                let lot = *fresh.get_or_insert_with(|| store.lots.open(*source, info.address));
                 let slot = table.find_or_insert(prefix);
-                let Some(entry) = table.get_mut(slot) else { continue };
-                let Some(old) = entry.paths.iter_mut().find(|p| p.peer == id) else {
-                    let path = new(&mut gate, interner);
-                    peer.counters.add(&path);
+                let Some(mut entry) = table.open(slot) else { continue };
+                let Some(old) = entry.paths_mut().iter_mut().find(|path| sent_by_it(&store.lots, path)) else {
+                    let path = Path::new(lot, raw, gate.import(&mut store.sets, prefix, raw));
+                    store.add(&path);
+                    entry.push(path);
+                    *received += 1;
                     *paths += 1;
-                    entry.paths.push(path);
-                    touch(entry, slot, dirty);
+                    touch(entry.entry, slot, dirty);
                     continue;
                 };
-                if Arc::ptr_eq(&old.raw, &raw) {
-                    peer.counters.stale -= usize::from(old.is_stale());
-                    old.age = Age::Fresh;
+                let live = store.lots[old.lot].is_live();
+                if old.raw == raw && old.lot == lot {
                     continue;
                 }
-                let path = new(&mut gate, interner);
-                peer.counters.sub(old);
-                peer.counters.add(&path);
-                let same = old.same_import(&path);
-                *old = path;
-                *removed += 1;
-                if !same {
-                    touch(entry, slot, dirty);
+                // What is sent again as it was is as it was, though in another lot.
+                let imported = if old.raw == raw && live {
+                    old.imported.ok_or(old.reject)
+                } else {
+                    gate.import(&mut store.sets, prefix, raw)
+                };
+                let path = Path::new(lot, raw, imported);
+                store.add(&path);
+                let old = std::mem::replace(old, path);
+                store.sub(&old);
+                *received += usize::from(!live);
+                *paths += usize::from(!live);
+                if old.imported != path.imported || !live {
+                    touch(entry.entry, slot, dirty);
+                } else if let Some(set) = path.imported
+                    && old.lot != lot
+                {
+                    entry.moved(Choice { set, lot: old.lot }, Choice { set, lot }, store);
                 }
             }
         }
         // Told once, when it is crossed.
         let enough = most - most / 4;
-        if before < enough && peer.counters.received >= enough {
+        if before < enough && *received >= enough {
             outcome.warning = limit;
         }
         outcome
     }
-
-    /// Removes the paths of a peer that `which` picks; how many.
-    fn remove_paths(&mut self, id: PeerId, which: impl Fn(&Prefix, &Path) -> bool) -> usize {
-        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
-        let before = peer.counters.received;
-        for (slot, entry) in self.table.iter_mut() {
-            // The walk is over when the peer has no more paths.
-            if peer.counters.received == 0 {
-                break;
-            }
-            let Some(i) = entry.paths.iter().position(|p| p.peer == id) else { continue };
-            if which(&entry.prefix, &entry.paths[i]) {
-                peer.counters.sub(&entry.paths.swap_remove(i));
-                touch(entry, slot, &mut self.dirty);
-            }
-        }
-        let gone = before - peer.counters.received;
-        self.paths -= gone;
-        self.removed += gone;
-        gone
-    }
-
-    /// Applies the import policy again to all paths of a peer.
-    fn reimport(&mut self, id: PeerId) {
-        let Self { table, interner, peers, dirty, .. } = self;
-        let Some(peer) = peers.get_mut(&id) else { return };
-        let mut gate = Gate::new(&peer.info);
-        for (slot, entry) in table.iter_mut() {
-            let Some(old) = entry.paths.iter_mut().find(|p| p.peer == id) else { continue };
-            let raw = old.raw.clone();
-            let imported = gate.import(interner, &entry.prefix, &raw);
-            let path = Path { age: old.age, ..Path::new(id, raw, imported) };
-            peer.counters.sub(old);
-            peer.counters.add(&path);
-            let same = old.same_import(&path);
-            *old = path;
-            if !same {
-                touch(entry, slot, dirty);
-            }
-        }
-    }
-
-    /// After a decision nobody is selected under a former identity any more.
-    pub(super) fn settle(&mut self) {
-        for id in self.settling.drain(..) {
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            peer.before = None;
-            if !peer.up && peer.counters.received == 0 {
-                self.peers.remove(&id);
-            }
-        }
-    }
 }
 
 /// Import policy over the prefixes of a message: what depends on the attributes alone is asked once.
-struct Gate<'a> {
+pub(super) struct Gate<'a> {
     import: &'a Import,
     sender: Sender,
     /// The attributes that `admitted` and `edited` are about
-    raw: Option<Arc<Attrs>>,
+    raw: Option<SetId>,
     admitted: Result<(), Reject>,
     /// It is about to go away
     leaves: bool,
     /// Attributes after each change that a rule asked for, or after none
-    edited: SmallVec<[(Option<&'a Edit>, Arc<Attrs>); 1]>,
+    edited: SmallVec<[(Option<&'a Edit>, SetId); 1]>,
 }
 
 impl<'a> Gate<'a> {
-    fn new(info: &'a PeerInfo) -> Self {
+    pub fn new(info: &'a PeerInfo) -> Self {
         let (import, sender) = (&info.import, info.sender());
         Self { import, sender, raw: None, admitted: Ok(()), leaves: false, edited: SmallVec::new() }
     }
 
-    fn import(&mut self, interner: &mut Interner, prefix: &Prefix, raw: &Arc<Attrs>) -> Result<Arc<Attrs>, Reject> {
-        if self.raw.as_ref().is_none_or(|known| !Arc::ptr_eq(known, raw)) {
-            self.raw = Some(raw.clone());
-            self.admitted = self.import.admit(&self.sender, raw);
-            self.leaves = self.import.leaves(&self.sender, raw);
+    pub fn import(&mut self, sets: &mut Interner, prefix: &Prefix, raw: SetId) -> Result<SetId, Reject> {
+        let attrs = sets.attrs(raw);
+        if self.raw != Some(raw) {
+            self.raw = Some(raw);
+            self.admitted = self.import.admit(&self.sender, attrs);
+            self.leaves = self.import.leaves(&self.sender, attrs);
             self.edited.clear();
         }
         self.admitted?;
-        let edit = self.import.accept(prefix, raw)?;
+        let edit = self.import.accept(prefix, attrs)?;
         if edit.is_none() && !self.leaves {
-            return Ok(raw.clone());
+            return Ok(raw);
         }
         let address = |edit: Option<&Edit>| edit.map(std::ptr::from_ref);
         if let Some((_, known)) = self.edited.iter().find(|(known, _)| address(*known) == address(edit)) {
-            return Ok(known.clone());
+            return Ok(*known);
         }
-        let mut attrs = Attrs::clone(raw);
+        let mut attrs = Attrs::clone(attrs);
         if let Some(edit) = edit {
             edit.apply(&mut attrs);
             if let Some(neighbor) = attrs.as_path.neighbor() {
@@ -405,8 +414,8 @@ impl<'a> Gate<'a> {
         if self.import.leaves(&self.sender, &attrs) {
             attrs.local_pref = Some(0);
         }
-        let attrs = interner.intern(&Arc::new(attrs));
-        self.edited.push((edit, attrs.clone()));
-        Ok(attrs)
+        let set = sets.intern(&Arc::new(attrs));
+        self.edited.push((edit, set));
+        Ok(set)
     }
 }

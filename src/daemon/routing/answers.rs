@@ -125,7 +125,7 @@ impl Routing {
 
     fn counts(&self) -> BTreeMap<PeerId, Counts> {
         let of = |id: PeerId| {
-            let counters = self.rib.counters(id).copied().unwrap_or_default();
+            let counters = self.rib.counters(id).unwrap_or_default();
             let rejected = Reject::ALL.iter().zip(counters.rejected).filter(|(_, count)| *count > 0);
             Counts {
                 received: counters.received,
@@ -184,7 +184,7 @@ impl Routing {
     /// Every path of a prefix and what became of it.
     fn decision(&self, prefix: &Prefix) -> Vec<Explained> {
         let metric = |prefix: &Prefix, attrs: &Attrs| self.forwarder.resolve(next_hop(attrs), Some(*prefix)).distance();
-        self.rib.explain(prefix, &metric, usize::from(self.config.bgp.multipath))
+        self.rib.explain(prefix, &metric, self.selection())
     }
 
     fn explained(&self, prefix: &Prefix, path: &Explained) -> view::Route {

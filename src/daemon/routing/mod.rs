@@ -190,6 +190,8 @@ pub struct Routing {
     refusals: BTreeMap<Prefix, String>,
     /// Next hops that lack a tunnel, as last told of
     without_tunnel: Vec<IpAddr>,
+    /// Peers that are back, while what they sent before is still in the table
+    returning: Vec<u32>,
     /// When to look for next hops that nobody uses
     next_hops_limit: usize,
     next_resync: Instant,
@@ -254,6 +256,7 @@ impl Routing {
             under_way: VecDeque::new(),
             refusals: BTreeMap::new(),
             without_tunnel: Vec::new(),
+            returning: Vec::new(),
             next_hops_limit: NEXT_HOPS,
             next_resync: now + RESYNC_EVERY,
             kicks,
@@ -378,11 +381,9 @@ impl Routing {
             self.rib.sweep_stale(id, family);
         }
         self.restarted(id);
-        // The table's last decision must be known to the other groups before a new one starts from it.
-        self.decide_all();
-        self.forwarder.source_up(source);
+        self.returning.push(source);
         if let Some(export) = export {
-            self.outbound.join(id, export, routes, &self.rib);
+            self.outbound.join(id, export, routes);
         }
     }
 
@@ -472,6 +473,7 @@ impl Routing {
     /// Nothing of the peer is used any more: first the few objects, then the table, however large.
     fn gone(&mut self, id: PeerId) {
         if let Some(peer) = self.peers.get(&id) {
+            self.returning.retain(|source| *source != peer.source);
             self.forwarder.source_down(peer.source);
             self.write_nexthops();
         }
@@ -619,7 +621,6 @@ impl Routing {
     /// Decides for about `most` of the prefixes that wait, and passes on what changed; again, where
     /// what changed leads to next hops of others.
     fn decide(&mut self, most: usize) {
-        let selection = Selection { multipath: usize::from(self.config.bgp.multipath), backups: self.objects };
         let mut left = most;
         for _ in 0..ROUNDS {
             let moved = self.forwarder.settle();
@@ -627,8 +628,13 @@ impl Routing {
                 self.rib.next_hops_changed(&moved);
             }
             if self.rib.is_settled() {
+                // Nothing is left of what these sent before they went.
+                for source in self.returning.drain(..) {
+                    self.forwarder.source_up(source);
+                }
                 return;
             }
+            let selection = self.selection();
             let mut changes = std::mem::take(&mut self.changes);
             while !self.rib.is_settled() && left > 0 {
                 left = left.saturating_sub(PORTION);
@@ -660,16 +666,19 @@ impl Routing {
         self.decide(usize::MAX);
     }
 
+    /// What to choose for each prefix.
+    fn selection(&self) -> Selection {
+        Selection { multipath: usize::from(self.config.bgp.multipath), backups: self.objects }
+    }
+
     /// Next hops that no path has any more are no longer followed. Looked for only when their
-    /// number has doubled, as it means a walk over the table.
+    /// number has doubled, as it means a walk over all sets of attributes.
     fn forget_next_hops(&mut self) {
         if self.forwarder.stats().next_hops < self.next_hops_limit {
             return;
         }
         let mut used: HashSet<NextHop, ahash::RandomState> = HashSet::default();
-        for view in self.rib.views() {
-            used.extend(view.paths.iter().filter_map(|path| path.imported().ok()).map(|attrs| next_hop(attrs)));
-        }
+        used.extend(self.rib.attribute_sets().map(next_hop));
         self.forwarder.forget_next_hops(|hop| used.contains(hop));
         self.next_hops_limit = NEXT_HOPS.max(2 * self.forwarder.stats().next_hops);
     }

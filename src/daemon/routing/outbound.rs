@@ -62,9 +62,9 @@ impl Outbound {
     }
 
     /// A session came up: the peer gets all that its settings allow, then End-of-RIB.
-    pub fn join(&mut self, id: PeerId, settings: ExportSettings, queue: Sender<Bytes>, rib: &Rib) {
+    pub fn join(&mut self, id: PeerId, settings: ExportSettings, queue: Sender<Bytes>) {
         self.leave(id);
-        let group = self.group(settings, rib);
+        let group = self.group(settings);
         let refreshing = PerFamily::default();
         self.members.insert(id, Member { group, queue, waiting: false, walked: false, owes_end: true, refreshing });
         if let Some(Some(group)) = self.groups.get_mut(group) {
@@ -99,7 +99,7 @@ impl Outbound {
         }
         let has: Vec<Prefix> = group.sent(id, rib).map(|(prefix, _)| prefix).collect();
         self.leave_group(id, former);
-        let index = self.group(settings, rib);
+        let index = self.group(settings);
         if let Some(Some(group)) = self.groups.get_mut(index) {
             group.join(id, has);
         }
@@ -110,12 +110,12 @@ impl Outbound {
     }
 
     /// The group with these settings, made if there is none.
-    fn group(&mut self, settings: ExportSettings, rib: &Rib) -> usize {
+    fn group(&mut self, settings: ExportSettings) -> usize {
         let is = |slot: &Option<Group>| slot.as_ref().is_some_and(|group| *group.settings() == settings);
         if let Some(index) = self.groups.iter().position(is) {
             return index;
         }
-        let group = Some(Group::new(settings, rib));
+        let group = Some(Group::new(settings));
         if let Some(index) = self.groups.iter().position(Option::is_none) {
             self.groups[index] = group;
             return index;
@@ -150,7 +150,7 @@ impl Outbound {
                         group.is_synced(id) && chunk.bytes_for(id).all(|bytes| member.queue.try_send(bytes).is_ok());
                     // A part that did fit is told again: announcements and withdrawals can be repeated.
                     if !fits {
-                        group.lag(id, chunk.prefixes_for(id));
+                        group.lag(id, chunk);
                     }
                 }
                 if !group.is_synced(id) {

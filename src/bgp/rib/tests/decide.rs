@@ -26,7 +26,7 @@ fn verdicts(peers: &[PeerInfo], paths: &[Attrs], multipath: usize) -> Vec<(u32, 
         rib.update(peer.id, &reach(attrs, &[X]));
     }
     let changes = decide(&mut rib, &last_octet, multipath);
-    let explained = rib.explain(&p(X), &last_octet, multipath);
+    let explained = rib.explain(&p(X), &last_octet, select(multipath));
     // The table did what the explanation says.
     let used = |e: &&Explained| matches!(e.verdict, Verdict::Best | Verdict::Multipath);
     let hops: Vec<_> = explained.iter().filter(used).map(|e| e.attrs.clone()).collect();
@@ -154,7 +154,7 @@ fn multipath_sets() {
             rib.update(peer.id, &reach(attrs, &[X]));
         }
         let hops = decide(&mut rib, &anywhere, multipath)[0].hops.len();
-        let explained = rib.explain(&p(X), &anywhere, multipath);
+        let explained = rib.explain(&p(X), &anywhere, select(multipath));
         (hops, explained.iter().map(|e| (e.peer.0, e.verdict)).collect::<Vec<_>>())
     };
     let two = [external(1), external(2)];
@@ -205,7 +205,7 @@ fn what_this_node_announces_wins() {
     let changes = decide(&mut rib, &|_, _| None, 8);
     assert_eq!(changes[0].now.as_ref().map(|s| s.source), Some(Source::LOCAL));
     assert_eq!((changes.len(), changes[0].hops.len()), (1, 1));
-    let verdicts: Vec<_> = rib.explain(&p(X), &anywhere, 8).iter().map(|e| (e.peer, e.verdict)).collect();
+    let verdicts: Vec<_> = rib.explain(&p(X), &anywhere, select(8)).iter().map(|e| (e.peer, e.verdict)).collect();
     assert_eq!(verdicts, [(PeerId::LOCAL, Verdict::Best), (PeerId(1), Verdict::LostAt(Step::Local))]);
 
     rib.originate(p(X), own);
@@ -237,14 +237,14 @@ fn changes_are_only_what_changed() {
     assert_eq!((change.was == change.now, change.hops.len()), (true, 1), "and so is its limit");
 
     rib.next_hops_changed(&[ip("192.0.2.9")]);
-    assert!(rib.is_settled(), "nobody uses it");
+    assert!(decide(&mut rib, &anywhere, 1).is_empty(), "nobody uses it");
     rib.next_hops_changed(&[ip("192.0.2.1")]);
     let dead = |_: &Prefix, attrs: &Attrs| (attrs.next_hop != ip("192.0.2.1")).then_some(0);
     let changes = decide(&mut rib, &dead, 1);
     let now: Vec<_> = changes.iter().map(|c| (c.prefix, c.now.as_ref().map(|s| s.source.peer.0))).collect();
     assert_eq!(now, [(p(X), Some(2)), (p("11.0.0.0/8"), None)]);
     assert!(changes[1].hops.is_empty() && changes[1].was.is_some());
-    assert_eq!(rib.explain(&p("11.0.0.0/8"), &dead, 1)[0].verdict, Verdict::Unresolvable);
+    assert_eq!(rib.explain(&p("11.0.0.0/8"), &dead, select(1))[0].verdict, Verdict::Unresolvable);
 }
 
 #[test]
@@ -253,9 +253,9 @@ fn explanations_name_the_values() {
     rib.update(PeerId(1), &reach(&path(&[65001, 65009], "192.0.2.1"), &["10.244.8.0/24"]));
     rib.update(PeerId(2), &reach(&path(&[65002], "192.0.2.2"), &["10.244.8.0/24"]));
     rib.update(PeerId(3), &reach(&path(&[65003, 64512], "192.0.2.3"), &["10.244.8.0/24"]));
-    let text: Vec<_> = rib.explain(&p("10.244.8.0/24"), &anywhere, 1).into_iter().map(|e| e.text).collect();
-    assert_eq!(text, ["best", "AS path length 2, the best has 1", "rejected: our own AS is in its path"],);
-    assert!(rib.explain(&p("10.9.0.0/24"), &anywhere, 1).is_empty());
+    let text: Vec<_> = rib.explain(&p("10.244.8.0/24"), &anywhere, select(1)).into_iter().map(|e| e.text).collect();
+    assert_eq!(text, ["best", "AS path length 2, the best has 1; backup", "rejected: our own AS is in its path"],);
+    assert!(rib.explain(&p("10.9.0.0/24"), &anywhere, select(1)).is_empty());
 }
 
 #[test]

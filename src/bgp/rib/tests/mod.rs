@@ -1,5 +1,6 @@
 //! What the tests of the routing table have in common.
 
+mod backup;
 mod decide;
 mod export;
 mod groups;
@@ -95,9 +96,13 @@ pub fn anywhere(_: &Prefix, _: &Attrs) -> Option<u32> {
 pub fn decide(rib: &mut Rib, next_hops: NextHops<'_>, multipath: usize) -> Vec<Change> {
     let mut changes = Vec::new();
     while !rib.is_settled() {
-        rib.decide(next_hops, Selection { multipath, backups: true }, 1, &mut changes);
+        rib.decide(next_hops, select(multipath), 1, &mut changes);
     }
     changes
+}
+
+pub fn select(multipath: usize) -> Selection {
+    Selection { multipath, backups: true }
 }
 
 /// A table with these peers up.

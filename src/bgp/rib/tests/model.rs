@@ -31,8 +31,10 @@ enum Event {
     NextHop(u8, bool),
     Originate(usize, u8),
     Unoriginate(usize),
-    /// Decide and tell; the bits say whose queues are full
-    Decide(u8),
+    /// Decide for as many and tell; the bits say whose queues are full
+    Decide(u8, u8),
+    /// Every route is to be decided again
+    TouchAll,
     Join(u8),
     Leave(u8),
     Refresh(u8, Family),
@@ -54,7 +56,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..4_u8, any::<bool>()).prop_map(|(h, up)| Event::NextHop(h, up)),
         1 => (0..PREFIXES, any::<u8>()).prop_map(|(i, v)| Event::Originate(i, v)),
         1 => (0..PREFIXES).prop_map(Event::Unoriginate),
-        8 => any::<u8>().prop_map(Event::Decide),
+        8 => (1..5_u8, any::<u8>()).prop_map(|(limit, full)| Event::Decide(limit, full)),
+        1 => Just(Event::TouchAll),
         3 => peer().prop_map(Event::Join),
         1 => peer().prop_map(Event::Leave),
         1 => (peer(), family()).prop_map(|(n, f)| Event::Refresh(n, f)),
@@ -141,7 +144,7 @@ impl World {
     fn new() -> Self {
         let rib = Rib::new();
         let selfish = ExportSettings { next_hop_self: true, ..settings(false, false) };
-        let groups = [settings(true, false), settings(false, true), selfish].map(|s| Group::new(s, &rib)).into();
+        let groups = [settings(true, false), settings(false, true), selfish].map(Group::new).into();
         let peers = (1..=PEERS).map(|n| (n, (false, 0, false))).collect();
         let (ears, dead, sent, own) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         Self { rib, groups, ears, dead, peers, sent, own }
@@ -217,7 +220,8 @@ impl World {
             Event::Unoriginate(i) => {
                 assert_eq!(self.rib.unoriginate(&prefix(i)), self.own.remove(&i).is_some());
             }
-            Event::Decide(full) => self.decide(full),
+            Event::Decide(limit, full) => self.decide(limit.into(), full),
+            Event::TouchAll => self.rib.touch_all(),
             Event::Join(n) => {
                 // Nothing may be left of an earlier session; a change of settings is told.
                 if self.ears.contains_key(&id(n)) {
@@ -241,16 +245,28 @@ impl World {
         }
     }
 
-    fn decide(&mut self, full: u8) {
+    fn decide(&mut self, limit: usize, full: u8) {
         let dead = self.dead.clone();
-        let changes = decide(&mut self.rib, &|_, attrs| metric(&dead, attrs.next_hop), MULTIPATH);
+        let mut changes = Vec::new();
+        self.rib.decide(&|_, attrs| metric(&dead, attrs.next_hop), select(MULTIPATH), limit, &mut changes);
         let once: BTreeSet<_> = changes.iter().map(|change| change.prefix).collect();
         assert_eq!(once.len(), changes.len(), "each prefix at most once");
+        assert!(changes.len() <= limit);
+        for change in &changes {
+            let i = (0..PREFIXES).find(|i| prefix(*i) == change.prefix).unwrap();
+            for chosen in change.hops.iter().chain(&change.backup) {
+                let there = match chosen.peer {
+                    PeerId::LOCAL => self.own.contains_key(&i),
+                    PeerId(n) => self.sent.contains_key(&(u8::try_from(n).unwrap(), i)),
+                };
+                assert!(there, "what is gone is not chosen: {change:?}");
+            }
+        }
         for group in &mut self.groups {
             for chunk in group.export(&changes) {
                 for id in group.synced().collect::<Vec<_>>() {
                     if full >> id.0 & 1 == 1 {
-                        group.lag(id, chunk.prefixes_for(id));
+                        group.lag(id, &chunk);
                         continue;
                     }
                     let ear = self.ears.get_mut(&id).unwrap();
@@ -270,7 +286,9 @@ impl World {
     }
 
     fn settle(&mut self) {
-        self.decide(0b0101_0101);
+        while !self.rib.is_settled() {
+            self.decide(3, 0b0101_0101);
+        }
         for n in 1..=PEERS {
             let mut turns = 0;
             while self.ears.contains_key(&id(n)) && !self.groups[group_of(n)].is_synced(id(n)) {
@@ -298,14 +316,28 @@ impl World {
         decide(&mut rib, &|_, attrs| metric(&self.dead, attrs.next_hop), MULTIPATH);
         rib
     }
+
+    /// Takes everything out again; what is left in memory then was forgotten.
+    fn end(mut self) -> (usize, usize, usize, usize) {
+        (1..=PEERS).for_each(|n| self.rib.peer_down(id(n)));
+        for i in 0..PREFIXES {
+            self.rib.unoriginate(&prefix(i));
+        }
+        decide(&mut self.rib, &anywhere, 1);
+        self.rib.decide(&anywhere, select(1), 1, &mut Vec::new());
+        let stats = self.rib.stats();
+        (stats.memory, stats.paths + stats.prefixes, self.rib.store.sets.holders(), self.rib.store.lots.len())
+    }
 }
 
-type Row = (Prefix, Option<(Source, Attrs)>, Vec<Attrs>);
+/// Prefix, best path, multipath set, backup.
+type Row = (Prefix, Option<(Source, Attrs)>, Vec<(PeerId, Attrs)>, Vec<(PeerId, Attrs)>);
 
 fn loc_rib(rib: &Rib) -> Vec<Row> {
     let row = |view: View<'_>| {
         let best = view.best.map(|best| (best.source, Attrs::clone(&best.attrs)));
-        (view.prefix, best, view.hops.iter().map(|hop| Attrs::clone(&hop.attrs)).collect())
+        let paths = |chosen: &[Chosen]| chosen.iter().map(|c| (c.peer, Attrs::clone(&c.attrs))).collect();
+        (view.prefix, best, paths(&view.hops), paths(&view.backup))
     };
     let mut rows: Vec<Row> = rib.views().map(row).collect();
     rows.sort_unstable_by_key(|(prefix, ..)| *prefix);
@@ -329,7 +361,7 @@ proptest! {
         prop_assert_eq!(world.rib.stats().paths, world.sent.len() + world.own.len());
         prop_assert_eq!(world.rib.stats().selected, scratch.stats().selected);
         for n in 1..=PEERS {
-            let counters = |rib: &Rib| rib.counters(id(n)).copied().unwrap_or_default();
+            let counters = |rib: &Rib| rib.counters(id(n)).unwrap_or_default();
             let stale = world.sent.iter().filter(|((m, _), (_, stale))| *m == n && *stale).count();
             prop_assert_eq!(counters(&world.rib), Counters { stale, ..counters(&scratch) });
             prop_assert_eq!(counters(&world.rib).received, world.sent.keys().filter(|(m, _)| *m == n).count());
@@ -347,5 +379,6 @@ proptest! {
             prop_assert_eq!(group.advertised(*member), wanted.len());
             prop_assert_eq!(&group.sent(*member, &world.rib).collect::<BTreeMap<_, _>>(), &wanted);
         }
+        prop_assert_eq!(world.end(), (0, 0, 0, 1));
     }
 }

@@ -137,6 +137,7 @@ fn a_new_import_policy_needs_no_word_from_the_peer() {
     assert_eq!(view.paths[0].raw().local_pref, None, "what the peer sent is kept as it was");
     let other = rib.view(&p("10.244.1.0/24")).unwrap();
     assert!(Arc::ptr_eq(attrs, other.paths[0].imported().unwrap()), "changed attributes are shared as well");
+    drop((view, other));
 
     let relaxed = PeerInfo { import: import(ImportScope::All), allow_own_as: 1, ..external(1) };
     rib.update(PeerId(1), &reach(&path(&[65001, 64512], "192.0.2.1"), &["9.0.0.0/8"]));
@@ -195,6 +196,6 @@ fn a_path_that_is_about_to_go_away_is_the_last_choice() {
     decide(&mut rib, &anywhere, 8);
     let view = rib.view(&p("10.0.0.0/8")).unwrap();
     assert_eq!((view.best.unwrap().source.peer, view.hops.len()), (PeerId(2), 1));
-    let told = &rib.explain(&p("10.0.0.0/8"), &anywhere, 8)[1].text;
+    let told = &rib.explain(&p("10.0.0.0/8"), &anywhere, Selection { multipath: 8, backups: false })[1].text;
     assert_eq!(told, "local preference 0, the best has 100 (graceful shutdown: it is about to go away)");
 }
