@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use super::held::Held;
 use super::retry::Refused;
 use super::sets::SetId;
 use super::slot::{Counts, Plan, Slot, found_in_dump, plan};
 use super::table::Table;
 use super::targets::{TargetId, Targets};
 use super::topology::same_hop;
-use super::{Batch, FibOp, Hop, OpError, Target};
+use super::{Batch, FibOp, Hop, NexthopId, OpError, Target};
 use crate::net::{Family, PerFamily, Prefix};
 
 /// Entries a drained queue keeps room for.
@@ -39,6 +40,10 @@ pub(super) struct Fib {
     /// Counts calls of [`Self::take_ops`], from 0 again after the last
     round: u32,
     pub refused: Refused<Prefix>,
+    /// Repairs held back
+    pub held: Held<Prefix>,
+    /// Nexthop objects that aren't there and are held back themselves: what needs them waits
+    barred: BTreeSet<NexthopId>,
     /// Foreign routes with our table and metric, and their protocol
     rivals: BTreeMap<Prefix, u8>,
     counts: Counts,
@@ -59,6 +64,8 @@ impl Fib {
             removals: VecDeque::new(),
             round: 0,
             refused: Refused::default(),
+            held: Held::default(),
+            barred: BTreeSet::new(),
             rivals: BTreeMap::new(),
             counts: Counts::default(),
             repaired: Repaired::default(),
@@ -84,6 +91,10 @@ impl Fib {
     pub(super) fn want(&mut self, prefix: Prefix, set: SetId, wanted: TargetId) -> SetId {
         let cell = self.table.find_or_insert(prefix);
         self.change(cell, |slot| {
+            if slot.wanted != wanted {
+                // Something else is written now, which is no repair.
+                slot.clear(Slot::MEDDLED);
+            }
             slot.wanted = wanted;
             slot.clear(Slot::STALE);
             std::mem::replace(&mut slot.set, set)
@@ -178,6 +189,17 @@ impl Fib {
         if slot.wanted.is_some() {
             self.repaired.missing += 1;
         }
+    }
+
+    /// Somebody, and not the kernel by itself, did what was heard of a prefix last. Returns whether
+    /// that is to be undone.
+    pub(super) fn meddled(&mut self, prefix: Prefix) -> bool {
+        let Some(cell) = self.table.find(&prefix) else { return false };
+        self.change(cell, |slot| {
+            let undone = if slot.has(Slot::IN_FLIGHT) { slot.has(Slot::DOUBT) } else { slot.wanted != slot.actual };
+            slot.set(if undone { Slot::MEDDLED } else { 0 });
+            undone
+        })
     }
 
     /// The kernel has dropped, without a word, routes to targets that are doomed.
@@ -320,11 +342,16 @@ impl Fib {
                 self.change(cell, |slot| slot.clear(Slot::WAITING));
             }
         }
+        while let Some(prefix) = self.held.due(now) {
+            if let Some(cell) = self.table.find(&prefix) {
+                self.change(cell, |slot| slot.clear(Slot::WAITING));
+            }
+        }
         let end = out.ops.len().saturating_add(max);
         while out.ops.len() < end
             && let Some((_, cell)) = self.writes.pop_front()
         {
-            self.start(cell, Slot::TO_WRITE, out);
+            self.start(cell, Slot::TO_WRITE, now, out);
         }
         // Rounds are told apart by their distance: less than half of all are alive at a time.
         let later = |round: u32, than: u32| round != than && round.wrapping_sub(than) < u32::MAX / 2;
@@ -333,7 +360,7 @@ impl Fib {
             && self.writes.front().is_none_or(|(round, _)| later(*round, marked))
         {
             self.removals.pop_front();
-            self.start(cell, Slot::TO_REMOVE, out);
+            self.start(cell, Slot::TO_REMOVE, now, out);
         }
         self.round = self.round.wrapping_add(1);
         for queue in [&mut self.writes, &mut self.removals] {
@@ -421,6 +448,19 @@ impl Fib {
         }
     }
 
+    /// Routes over these nexthop objects wait, and no others: the objects are held back and not there.
+    pub(super) fn bar(&mut self, objects: BTreeSet<NexthopId>) {
+        if self.barred == objects {
+            return;
+        }
+        let before = std::mem::replace(&mut self.barred, objects);
+        let freed: Vec<TargetId> =
+            before.difference(&self.barred).filter_map(|id| self.targets.find(&Target::Object(*id))).collect();
+        for cell in self.select(|_, slot| slot.has(Slot::WAITING) && freed.contains(&slot.wanted)) {
+            self.change(cell, |slot| slot.clear(Slot::WAITING));
+        }
+    }
+
     // ---- seen ----
 
     /// Foreign routes with our table and metric.
@@ -449,7 +489,10 @@ impl Fib {
         if !slot.actual.is_some() {
             slot.clear(Slot::STALE | Slot::TWICE);
         }
-        if !self.refused.is_empty() && (moved || slot.settled()) {
+        if slot.settled() {
+            slot.clear(Slot::MEDDLED);
+        }
+        if (slot.has(Slot::WAITING) || !self.refused.is_empty()) && (moved || slot.settled()) {
             if slot.has(Slot::WAITING) && (before.has(Slot::WAITING) || slot.settled()) {
                 slot.clear(Slot::WAITING);
                 self.refused.stop_waiting(prefix);
@@ -496,7 +539,7 @@ impl Fib {
     }
 
     /// Turns a queued prefix into a write, if one of this queue's kind is still called for.
-    fn start(&mut self, cell: u32, queue: u32, out: &mut Batch) {
+    fn start(&mut self, cell: u32, queue: u32, now: Instant, out: &mut Batch) {
         let Some((prefix, slot)) = self.table.get(cell) else { return };
         let plan = plan(slot, self.has_rival(&prefix));
         let fits = match plan {
@@ -506,11 +549,18 @@ impl Fib {
         };
         let subject = if plan == Plan::Remove { slot.actual } else { slot.wanted };
         let target = self.targets.get(subject).filter(|_| fits).cloned();
+        let barred = plan != Plan::Remove && !self.barred.is_empty() && self.is_barred(target.as_ref());
+        if barred || fits && slot.has(Slot::MEDDLED) && !self.held.may(prefix, now) {
+            return self.change(cell, |slot| {
+                slot.clear(queue);
+                slot.set(Slot::WAITING);
+            });
+        }
         self.change(cell, |slot| {
             slot.clear(queue);
             if fits {
                 slot.set(Slot::IN_FLIGHT | if plan == Plan::Replace { Slot::REPLACING } else { 0 });
-                slot.clear(Slot::TWICE);
+                slot.clear(Slot::TWICE | Slot::MEDDLED);
                 slot.sent = if plan == Plan::Remove { TargetId::NONE } else { slot.wanted };
             }
         });
@@ -525,6 +575,10 @@ impl Fib {
 
     fn has_rival(&self, prefix: &Prefix) -> bool {
         !self.rivals.is_empty() && self.rivals.contains_key(prefix)
+    }
+
+    fn is_barred(&self, target: Option<&Target>) -> bool {
+        matches!(target, Some(Target::Object(id)) if self.barred.contains(id))
     }
 
     /// Tries a refused write at once.

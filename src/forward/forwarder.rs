@@ -1,13 +1,15 @@
 //! The forwarder: what the kernel says and what BGP chose in, writes to the kernel's table out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::duel::Duel;
 use super::fib::Fib;
+use super::held::Contested;
 use super::next_hops::{Followed, NextHops};
 use super::objects::Objects;
 use super::resolve::{Chosen, Context, Reason, Resolution};
@@ -19,6 +21,10 @@ use super::{
     RouteKind, Target, TunnelMode, Way,
 };
 use crate::net::Prefix;
+
+/// Age at which a set's object names its backup. While tables load and peers come and go sets are
+/// short-lived.
+const GUARD_AFTER: Duration = Duration::from_secs(30);
 
 /// What the operator and the node decide about forwarding.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,6 +46,8 @@ pub struct Settings {
     /// Routes refer to kernel nexthop objects, and what was left by a run without is replaced.
     /// Not to be changed by [`Forwarder::configure`].
     pub objects: bool,
+    /// `kernel.link_guard`. Not to be changed either
+    pub guard: bool,
 }
 
 /// Numbers of the forwarder, for metrics and `status`.
@@ -79,6 +87,10 @@ pub struct Stats {
     pub repaired_extra: u64,
     /// Nexthop objects of ours that somebody had changed or removed, since start
     pub repaired_objects: u64,
+    /// Writes of routes that undid what was heard of as somebody's work, since start
+    pub undone_routes: u64,
+    /// The same of nexthop objects
+    pub undone_objects: u64,
 }
 
 impl Stats {
@@ -113,6 +125,10 @@ pub struct Forwarder {
     fib: Fib,
     /// Sources whose paths are about to go: nothing is sent over them where there is another way
     gone: BTreeSet<u32>,
+    /// Sets whose objects are to name their backup once they are old enough
+    newborn: Vec<SetId>,
+    /// The same with the time, earliest first
+    young: VecDeque<(Instant, SetId)>,
     /// Sets to look at again
     touched: BTreeSet<SetId>,
     /// Sets that come to another target: the routes over them are to be looked at again
@@ -134,13 +150,15 @@ impl Forwarder {
     /// Knows nothing yet: feed it with [`Self::adopt`] first.
     pub fn new(settings: Settings) -> Self {
         Self {
+            objects: Objects::new(settings.guard),
             settings,
             topology: Topology::default(),
             next_hops: NextHops::default(),
             sets: Sets::new(),
-            objects: Objects::default(),
             fib: Fib::new(),
             gone: BTreeSet::new(),
+            newborn: Vec::new(),
+            young: VecDeque::new(),
             touched: BTreeSet::new(),
             rewritten: BTreeSet::new(),
             idle: Vec::new(),
@@ -159,7 +177,7 @@ impl Forwarder {
     /// Works by other settings from now on (reload; the tunnel device came or went). The
     /// consequences come with the next [`Self::settle`] and [`Self::take_ops`].
     pub fn configure(&mut self, settings: Settings) {
-        let settings = Settings { objects: self.settings.objects, ..settings };
+        let settings = Settings { objects: self.settings.objects, guard: self.settings.guard, ..settings };
         if self.settings == settings {
             return;
         }
@@ -236,6 +254,51 @@ impl Forwarder {
             self.fib.retry_unreachable();
             self.objects.retry_unreachable();
         }
+    }
+
+    // ---- what somebody does ----
+
+    /// Somebody, and not the kernel by itself, caused the event on this that was heard last. Returns
+    /// whether that will be undone: at once, or, where somebody keeps doing it, ever more rarely.
+    pub fn meddled(&mut self, what: Contested) -> bool {
+        match what {
+            Contested::Route(prefix) => self.fib.meddled(prefix),
+            Contested::Nexthop(id) => self.objects.meddled(id),
+        }
+    }
+
+    /// Whether it was put right lately, so that who did it again is worth a look.
+    pub fn is_contested(&self, what: Contested) -> bool {
+        match what {
+            Contested::Route(prefix) => self.fib.held.is_known(prefix),
+            Contested::Nexthop(id) => self.objects.held.is_known(id),
+        }
+    }
+
+    /// Who did it this time.
+    pub fn blame(&mut self, what: Contested, by: String) {
+        match what {
+            Contested::Route(prefix) => self.fib.held.blame(prefix, by),
+            Contested::Nexthop(id) => self.objects.held.blame(id, by),
+        }
+    }
+
+    /// What became a duel since last asked.
+    pub fn take_duels_begun(&mut self) -> Vec<Contested> {
+        let routes = self.fib.held.take_begun().into_iter().map(Contested::Route);
+        routes.chain(self.objects.held.take_begun().into_iter().map(Contested::Nexthop)).collect()
+    }
+
+    /// Ends the duels that nobody fights any more, and names them.
+    pub fn settle_duels(&mut self, now: Instant) -> Vec<Contested> {
+        let routes = self.fib.held.settle(now).into_iter().map(Contested::Route);
+        routes.chain(self.objects.held.settle(now).into_iter().map(Contested::Nexthop)).collect()
+    }
+
+    /// The duels that go on.
+    pub fn duels(&self) -> impl Iterator<Item = Duel<'_, Contested>> {
+        let routes = self.fib.held.duels().map(|duel| duel.named(Contested::Route));
+        routes.chain(self.objects.held.duels().map(|duel| duel.named(Contested::Nexthop)))
     }
 
     fn nexthop_appeared(&mut self, object: NexthopObject) {
@@ -447,9 +510,24 @@ impl Forwarder {
     /// Appends the writes of nexthop objects that are due. To be carried out before any write of a
     /// route that is taken later, and answered by [`Self::nexthops_answered`].
     pub fn take_nexthop_ops(&mut self, now: Instant, out: &mut Vec<NexthopOp>) {
+        self.put_up_guards(now);
         self.update_sets();
         self.objects.take(now, out);
+        self.fib.bar(self.objects.barred());
         out.append(&mut self.idle);
+    }
+
+    fn put_up_guards(&mut self, now: Instant) {
+        self.young.extend(self.newborn.drain(..).map(|id| (now + GUARD_AFTER, id)));
+        while self.young.front().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, id)) = self.young.pop_front()
+        {
+            // Another set may have its number by now, and gets its guard a little early.
+            if let Some(set) = self.sets.get_mut(id) {
+                set.guarded = true;
+                self.touched.insert(id);
+            }
+        }
     }
 
     /// The answers to these writes: all were done but those that `failed`, each with its place.
@@ -486,10 +564,11 @@ impl Forwarder {
         self.fib.writer_lost();
     }
 
-    /// When the next refused write is due again: call [`Self::take_nexthop_ops`] and
+    /// When the next write is due that was refused or held back: call [`Self::take_nexthop_ops`] and
     /// [`Self::take_ops`] then.
     pub fn next_retry(&self) -> Option<Instant> {
-        [self.fib.refused.next(), self.objects.next_retry()].into_iter().flatten().min()
+        let guard = self.young.front().map(|(at, _)| *at);
+        [self.fib.refused.next(), self.fib.held.next(), self.objects.next_retry(), guard].into_iter().flatten().min()
     }
 
     /// Nothing is queued, under way or waiting for a retry.
@@ -499,7 +578,11 @@ impl Forwarder {
 
     /// Whether nexthop objects are to be written. What changes resolution counts already.
     pub fn has_nexthop_ops(&self) -> bool {
-        self.next_hops.is_dirty() || !self.touched.is_empty() || !self.idle.is_empty() || self.objects.has_due()
+        self.next_hops.is_dirty()
+            || !self.newborn.is_empty()
+            || !self.touched.is_empty()
+            || !self.idle.is_empty()
+            || self.objects.has_due()
     }
 
     /// All nexthop objects are as wanted.
@@ -582,6 +665,8 @@ impl Forwarder {
             repaired_changed: repaired.changed,
             repaired_extra: repaired.extra,
             repaired_objects: self.objects.repaired(),
+            undone_routes: self.fib.held.made(),
+            undone_objects: self.objects.held.made(),
         }
     }
 
@@ -676,7 +761,12 @@ impl Forwarder {
         if self.settings.objects
             && let Some(set) = self.sets.get_mut(id)
         {
-            set.object = Some(self.objects.group(ranked));
+            let group = self.objects.group(ranked);
+            set.object = Some(group);
+            set.guarded = self.objects.is_guarded(group);
+            if !set.guarded && self.objects.guards(ranked) {
+                self.newborn.push(id);
+            }
         }
         self.evaluate(id);
         id
@@ -686,7 +776,7 @@ impl Forwarder {
     /// content of the same object is not.
     fn evaluate(&mut self, id: SetId) -> bool {
         let Some(set) = self.sets.get(id) else { return false };
-        let (ranked, object) = (Arc::clone(&set.ranked), set.object);
+        let (ranked, object, guarded) = (Arc::clone(&set.ranked), set.object, set.guarded);
         let direct =
             ranked.next_hops().iter().all(|next_hop| self.next_hops.get(*next_hop).is_some_and(Followed::is_direct));
         let known = |forwarder: &Self, next_hop| {
@@ -698,7 +788,9 @@ impl Forwarder {
         let target = match object {
             _ if doomed => None,
             Some(group) if !hops.is_empty() => {
-                let spare = self.left(&ranked.backup, known).into_iter().find(|hop| !hops.contains(hop));
+                let mut backup = if guarded { self.left(&ranked.backup, known) } else { Vec::new() };
+                backup.retain(|hop| !hops.contains(hop));
+                let spare = backup.first().copied();
                 self.objects.set_group(group, &ranked, &hops, spare);
                 Some(self.fib.targets.intern(&Target::Object(group)))
             }

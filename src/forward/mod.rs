@@ -20,15 +20,19 @@
 //! | `table` | prefix → slot |
 //! | `fib` | all prefixes, the writes to come and the answers to them |
 //! | `retry` | writes the kernel refused |
+//! | `held` | repairs that somebody keeps undoing |
 //! | `forwarder` | joins them |
 //! | `host` | our own addresses and devices |
 //! | `explain` | all of it in words |
+//! | [`duel`] | what somebody else keeps undoing |
 //! | [`sysctls`] | the kernel settings a routed host needs |
 
+pub mod duel;
 mod encap;
 mod explain;
 mod fib;
 mod forwarder;
+mod held;
 mod host;
 mod kernel;
 mod next_hops;
@@ -46,6 +50,7 @@ mod words;
 pub use encap::{Encap, choose};
 pub use explain::{Explanation, FailureView, NextHopView};
 pub use forwarder::{Conflict, Forwarder, Settings, Stats};
+pub use held::Contested;
 pub use kernel::{Address, Dump, ForeignRoute, KernelEvent, Link, RouteKind};
 pub use objects::source_of;
 pub use resolve::{Reason, Resolution, Through};

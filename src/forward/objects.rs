@@ -8,7 +8,9 @@
 //! When a device goes down the kernel drops the hops over it, and a group that is left with none
 //! together with its routes. So a group for one best way with a backup is *guarded*: a resilient group
 //! in which the backup's weight is too small for even one of the buckets. It carries nothing until the
-//! kernel drops the best hop, and then everything, before we have even heard of it.
+//! kernel drops the best hop, and then everything, before we have even heard of it. The backup is
+//! named once the set is half a minute old: while tables load and peers come and go, sets are
+//! short-lived, and who asks which routes use a device sees those that do.
 //!
 //! An object's number follows from what it stands for, so a later run finds the same numbers in the
 //! kernel and writes nothing. One that nobody needs any more stays until a dump shows that no route
@@ -19,6 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::held::Held;
 use super::retry::Refused;
 use super::sets::Ranked;
 use super::topology::same_hop;
@@ -45,6 +48,7 @@ enum Meaning {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each holds or not, whatever the others do")]
 struct Object {
     meaning: Meaning,
     /// What it shall do; `None`: whatever it does
@@ -57,45 +61,60 @@ struct Object {
     doubt: bool,
     /// Changed since the dump was asked for: the dump says nothing about it
     touched: bool,
-    /// Refused; waits for its time
+    /// Refused, or held back; waits for its time
     waiting: bool,
+    /// Somebody changed or removed it: putting it right is a repair
+    meddled: bool,
     /// Of a hop: the groups that name it
     users: usize,
 }
 
 impl Object {
     const fn new(meaning: Meaning) -> Self {
-        let (doubt, touched, waiting) = (false, false, false);
-        Self { meaning, wanted: None, actual: None, sent: None, doubt, touched, waiting, users: 0 }
+        let (doubt, touched, waiting, meddled) = (false, false, false, false);
+        Self { meaning, wanted: None, actual: None, sent: None, doubt, touched, waiting, meddled, users: 0 }
     }
 
     fn is_due(&self) -> bool {
-        !self.waiting
-            && self.sent.is_none()
-            && self
-                .wanted
-                .as_ref()
-                .is_some_and(|wanted| self.doubt || !self.actual.as_ref().is_some_and(|actual| same(wanted, actual)))
+        !self.waiting && self.sent.is_none() && !self.is_right()
+    }
+
+    /// It does what it shall do, or nothing is wanted of it.
+    fn is_right(&self) -> bool {
+        let does = |wanted| !self.doubt && self.actual.as_ref().is_some_and(|actual| same(wanted, actual));
+        self.wanted.as_ref().is_none_or(does)
     }
 }
 
 /// All nexthop objects of the namespace.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
+    guard: bool,
     known: BTreeMap<NexthopId, Object>,
     dirty: BTreeSet<NexthopId>,
     refused: Refused<NexthopId>,
+    /// Repairs held back
+    pub held: Held<NexthopId>,
     resyncing: bool,
     repaired: u64,
 }
 
 impl Objects {
+    /// There are none yet. `guard`: whether groups are guarded where they can be.
+    pub(super) fn new(guard: bool) -> Self {
+        Self { guard, ..Self::default() }
+    }
+
     // ---- what is wanted ----
 
     /// The group of a set, made if there is none. Give it back with [`Self::release`].
     pub(super) fn group(&mut self, set: &Arc<Ranked>) -> NexthopId {
         let mut hash = Fnv::new();
         hash.family(set.family);
+        if self.guards(set) {
+            // What sort an object is of can't change.
+            hash.bytes(&[0xfe]);
+        }
         for ways in [&set.best, &set.backup] {
             hash.bytes(&[0xff]);
             for way in ways {
@@ -117,7 +136,7 @@ impl Objects {
         let used = used.into();
         // Which sort an object is can't change, so it must not depend on what is alive. More than one
         // best way guard each other, and a plain group avoids those whose neighbour doesn't answer.
-        let wanted = if set.best.len() == 1 && !set.backup.is_empty() {
+        let wanted = if self.guards(set) {
             Nexthop::Guarded { used, spare: spare.map(|hop| self.hop(hop, set.family)) }
         } else {
             Nexthop::Group(used)
@@ -127,6 +146,8 @@ impl Objects {
             return;
         }
         let before = group.wanted.replace(wanted.clone());
+        // Something else is written now, which is no repair.
+        group.meddled = false;
         if group.waiting {
             // Something else is wanted now: no reason to wait.
             group.waiting = false;
@@ -160,6 +181,11 @@ impl Objects {
         if let Some(before) = before {
             self.count_users(&before, |users| users.saturating_sub(1));
         }
+    }
+
+    /// Whether the group of a set is to name a backup.
+    pub(super) fn guards(&self, set: &Ranked) -> bool {
+        self.guard && set.best.len() == 1 && !set.backup.is_empty()
     }
 
     fn hop(&mut self, hop: Hop, family: Family) -> NexthopId {
@@ -254,6 +280,15 @@ impl Objects {
             self.repaired += 1;
         }
         self.lose(&BTreeSet::from([id]))
+    }
+
+    /// Somebody, and not the kernel by itself, did what was heard of an object last. Returns whether
+    /// that is to be undone.
+    pub(super) fn meddled(&mut self, id: NexthopId) -> bool {
+        let Some(object) = self.known.get_mut(&id) else { return false };
+        let undone = if object.sent.is_some() { object.doubt } else { !object.is_right() };
+        object.meddled = undone && object.wanted.is_some();
+        object.meddled
     }
 
     /// The kernel has dropped, without a word, the hops over a device. Returns the groups that are
@@ -375,13 +410,51 @@ impl Objects {
                 self.dirty.insert(id);
             }
         }
+        while let Some(id) = self.held.due(now) {
+            if let Some(object) = self.known.get_mut(&id) {
+                object.waiting = false;
+                self.dirty.insert(id);
+            }
+        }
         for id in std::mem::take(&mut self.dirty) {
+            let held = self.holds_back(id, now);
             let Some(object) = self.known.get_mut(&id).filter(|object| object.is_due()) else { continue };
+            if held {
+                object.waiting = true;
+                continue;
+            }
+            object.meddled = false;
             object.sent.clone_from(&object.wanted);
             object.doubt = false;
             object.touched |= self.resyncing;
             out.extend(object.wanted.clone().map(|nexthop| NexthopOp::Set(id, nexthop)));
         }
+    }
+
+    /// Whether an object that is due must wait, because of a duel over it or over a hop it names.
+    fn holds_back(&mut self, id: NexthopId, now: Instant) -> bool {
+        let Some(object) = self.known.get(&id).filter(|object| object.is_due()) else { return false };
+        if !self.held.is_empty() {
+            let mut members = object.wanted.iter().flat_map(Nexthop::members);
+            if let Some(hop) = members.find(|hop| self.is_held(*hop)) {
+                self.held.wait_for(id, hop);
+                return true;
+            }
+        }
+        object.meddled && !self.held.may(id, now)
+    }
+
+    fn is_held(&self, id: NexthopId) -> bool {
+        self.held.waits(id) && self.known.get(&id).is_some_and(|object| object.waiting && !object.is_right())
+    }
+
+    /// Groups that are not there and held back: until they are, no route can refer to them.
+    pub(super) fn barred(&self) -> BTreeSet<NexthopId> {
+        if self.held.is_empty() {
+            return BTreeSet::new();
+        }
+        let absent = self.known.iter().filter(|(_, object)| object.actual.is_none() && object.sent.is_none());
+        absent.map(|(id, _)| *id).filter(|id| self.is_held(*id)).collect()
     }
 
     /// The kernel's answer to a write. Returns whether what was refused before is done now.
@@ -446,7 +519,7 @@ impl Objects {
 
     /// When a refused write is due again.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.refused.next()
+        [self.refused.next(), self.held.next()].into_iter().flatten().min()
     }
 
     /// Whether writes wait to be taken.
@@ -457,6 +530,12 @@ impl Objects {
     /// Whether nothing is under way.
     pub(super) fn is_written(&self) -> bool {
         !self.has_due() && self.known.values().all(|object| object.sent.is_none())
+    }
+
+    /// Whether a group names a backup in the kernel.
+    pub(super) fn is_guarded(&self, group: NexthopId) -> bool {
+        let actual = self.known.get(&group).and_then(|object| object.actual.as_ref());
+        matches!(actual, Some(Nexthop::Guarded { spare: Some(_), .. }))
     }
 
     /// Whether a group has a hop through the tunnel.

@@ -66,6 +66,8 @@ pub(super) struct Set {
     pub target: TargetId,
     /// The nexthop object that stands for it, where there are objects
     pub object: Option<NexthopId>,
+    /// It is old enough for its object to name the backup
+    pub guarded: bool,
     /// All next hops are on-link and go without a tunnel: the prefix routed makes no difference
     pub direct: bool,
     /// Routes that use it
@@ -111,8 +113,14 @@ impl Sets {
 
     /// A new set, used by no route yet.
     pub(super) fn insert(&mut self, ranked: Arc<Ranked>) -> SetId {
-        let set =
-            Some(Set { ranked: Arc::clone(&ranked), target: TargetId::NONE, object: None, direct: false, routes: 0 });
+        let set = Some(Set {
+            ranked: Arc::clone(&ranked),
+            target: TargetId::NONE,
+            object: None,
+            guarded: false,
+            direct: false,
+            routes: 0,
+        });
         let id = if let Some(id) = self.free.pop() {
             if let Some(entry) = self.entries.get_mut(id as usize) {
                 *entry = set;

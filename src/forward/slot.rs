@@ -49,6 +49,8 @@ impl Slot {
     pub(super) const UNDER_WAY: u32 = Self::IN_FLIGHT | Self::DOUBT | Self::REPLACING | Self::ECHOED;
     /// What the kernel holds is a guess until a dump tells.
     pub(super) const UNSURE: u32 = 1 << 10;
+    /// Somebody removed, changed or added it: putting it right is a repair.
+    pub(super) const MEDDLED: u32 = 1 << 12;
 
     pub(super) const fn has(self, flags: u32) -> bool {
         self.flags & flags != 0

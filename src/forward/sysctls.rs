@@ -17,6 +17,11 @@ impl Setting {
         Self { key: key.into(), value, instead_of: None }
     }
 
+    /// Whether this present value is to be replaced.
+    pub fn replaces(&self, present: &str) -> bool {
+        present != self.value && self.instead_of.is_none_or(|old| present == old)
+    }
+
     fn instead_of(key: impl Into<String>, old: &'static str, value: &'static str) -> Self {
         Self { key: key.into(), value, instead_of: Some(old) }
     }
@@ -58,6 +63,8 @@ pub fn wanted<'a>(
     if let Some(tunnel) = tunnel {
         let tunnel = device(tunnel);
         list.push(Setting::always(format!("net.ipv4.conf.{tunnel}.rp_filter"), "0"));
+        // New devices take it from `default`, which need not follow ip_forward for ever.
+        list.push(Setting::always(format!("net.ipv4.conf.{tunnel}.forwarding"), "1"));
     }
     if ipv6 {
         // Before forwarding: a router with accept_ra=1 drops its learned default route at once.

@@ -3,6 +3,7 @@
 
 mod cases;
 mod fib;
+mod held;
 mod kernel;
 mod model;
 
@@ -36,6 +37,7 @@ fn settings() -> Settings {
         metric: METRIC,
         protocol: PROTOCOL,
         objects: false,
+        guard: false,
     }
 }
 
