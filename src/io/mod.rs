@@ -1,11 +1,13 @@
 //! Effects: sockets, kernel, files, other programs. Thin: every module here carries out what it is
 //! told and decides nothing; none knows another, but all may use [`files`].
 
+pub mod clock;
 pub mod files;
 pub mod netlink;
 pub mod nft;
 pub mod procfs;
 pub mod socket;
+pub mod suspects;
 pub mod sysctl;
 pub mod tcp;
 pub mod tunnel;

@@ -30,17 +30,26 @@ pub enum NftError {
 
 /// Applies `script` (the language of nft(8)) as one transaction.
 pub async fn apply(script: &str) -> Result<(), NftError> {
-    run("nft", script).await
+    run("nft", script).await.map(drop)
 }
 
-async fn run(program: &str, script: &str) -> Result<(), NftError> {
+/// A table of the family `inet` as nft(8) shows it, without handles; `None`: there is no such table.
+pub async fn list(table: &str) -> Result<Option<String>, NftError> {
+    match run("nft", &format!("list table inet {table}\n")).await {
+        Ok(text) => Ok(Some(text)),
+        Err(NftError::Refused(text)) if text.contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn run(program: &str, script: &str) -> Result<String, NftError> {
     let output = timeout(LIMIT, feed(program, script)).await.map_err(|_| NftError::TimedOut)?;
     let output = output.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => NftError::Missing,
         _ => NftError::Io(error),
     })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let first = said.lines().map(str::trim).find(|line| !line.is_empty());
@@ -51,7 +60,7 @@ async fn feed(program: &str, script: &str) -> io::Result<Output> {
     let mut child = Command::new(program)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;

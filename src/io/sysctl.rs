@@ -4,6 +4,7 @@
 //! what any former run did. Which settings are wanted is decided elsewhere (`forward::sysctls`).
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -60,6 +61,42 @@ struct Original {
     set: String,
 }
 
+/// A setting whose file is kept open: looking at it again costs one system call.
+#[derive(Debug)]
+pub struct Held {
+    setting: Setting,
+    file: fs::File,
+}
+
+/// What a look at a setting found.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Look {
+    /// It is as it should be.
+    Right,
+    /// It has this value.
+    Wrong(String),
+    /// It can't be read; mostly its device went, or has another name.
+    Gone,
+}
+
+impl Held {
+    /// What it should be.
+    pub const fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// Reads it.
+    pub fn look(&self) -> Look {
+        let mut buf = [0; 64];
+        // The kernel makes the text anew for each read from the beginning.
+        let Ok(len) = self.file.read_at(&mut buf, 0) else { return Look::Gone };
+        match str::from_utf8(buf.get(..len).unwrap_or_default()).map(str::trim) {
+            Ok(value) if self.setting.replaces(value) => Look::Wrong(value.to_owned()),
+            _ => Look::Right,
+        }
+    }
+}
+
 /// The settings of this process's network namespace, with a memory in a file.
 #[derive(Debug)]
 pub struct Sysctl {
@@ -93,6 +130,15 @@ impl Sysctl {
             self.store(&originals)?;
         }
         Ok(settings.iter().zip(found).map(|(setting, found)| self.carry_out(setting, found)).collect())
+    }
+
+    /// Opens those of the settings that are there, to look at them often.
+    pub fn hold(&self, settings: &[Setting]) -> Vec<Held> {
+        let open = |setting: &Setting| {
+            let file = fs::File::open(self.path(&setting.key)).ok()?;
+            Some(Held { setting: setting.clone(), file })
+        };
+        settings.iter().filter_map(open).collect()
     }
 
     /// Puts every setting we wrote back to what it was, except those that somebody changed
@@ -147,7 +193,7 @@ impl Sysctl {
 
     fn find(&self, setting: &Setting) -> Result<Found, SysctlError> {
         let was = read(&self.path(&setting.key))?;
-        let wanted = was != setting.value && setting.instead_of.is_none_or(|old| was == old);
+        let wanted = setting.replaces(&was);
         Ok(Found { was, wanted })
     }
 
@@ -280,6 +326,24 @@ mod tests {
         assert!(sysctl.restore().unwrap().is_empty());
         assert_eq!(value(&sysctl, "net.a"), "5");
         assert!(!sysctl.memory.exists());
+    }
+
+    #[test]
+    fn a_held_setting_is_looked_at_again_and_again() {
+        let (_dir, sysctl) = host(&[("net.a", "1"), ("net.b", "1")]);
+        let held = sysctl.hold(&[
+            setting("net.a", "1", None),
+            setting("net.b", "2", Some("1")),
+            setting("net.none", "1", None),
+        ]);
+        let keys: Vec<&str> = held.iter().map(|held| held.setting().key.as_str()).collect();
+        assert_eq!(keys, ["net.a", "net.b"], "what is not there is not held");
+        assert_eq!(held[0].look(), Look::Right);
+        assert_eq!(held[1].look(), Look::Wrong("1".to_owned()));
+        fs::write(sysctl.path("net.a"), "0\n").unwrap();
+        fs::write(sysctl.path("net.b"), "0\n").unwrap();
+        assert_eq!(held[0].look(), Look::Wrong("0".to_owned()));
+        assert_eq!(held[1].look(), Look::Right, "neither old nor wanted: the operator's own");
     }
 
     #[test]

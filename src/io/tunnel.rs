@@ -11,7 +11,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::{Handle, LinkIpIp, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{Handle, LinkGetRequest, LinkIpIp, LinkMessageBuilder, LinkUnspec};
 
 /// Bytes of the outer IPv4 header (RFC 2003 §3.1).
 pub const OVERHEAD: u32 = 20;
@@ -66,6 +66,80 @@ pub enum TunnelError {
     /// Anything else; says during what.
     #[error("cannot {0}")]
     Io(&'static str, #[source] io::Error),
+}
+
+/// One way in which the device is not as it should be.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// There is none.
+    #[error("the device was removed")]
+    Missing,
+    /// Another device has its name now.
+    #[error("the device was removed and another one made in its place")]
+    Replaced,
+    /// It is called this now.
+    #[error("the device was renamed to {0}")]
+    Renamed(String),
+    /// It is administratively down.
+    #[error("the device was set down")]
+    Down,
+    /// It has this MTU.
+    #[error("the device's MTU was set to {0}")]
+    Mtu(u32),
+    /// Its ends, TTL, TOS, path MTU discovery or underlying link.
+    #[error("the device's mode was changed: {0}")]
+    Mode(String),
+    /// The address is missing.
+    #[error("the address {0} was removed")]
+    Address(Ipv4Addr),
+    /// Another IPv4 address is there.
+    #[error("the address {0} was added")]
+    Stray(Ipv4Addr),
+}
+
+/// What is wrong with the device that [`ensure`] brought to `wanted` and gave this index. Changes
+/// nothing.
+pub async fn look(wanted: &Tunnel, index: u32) -> Result<Vec<Fault>, TunnelError> {
+    let links = Links::open()?;
+    let Some(found) = links.get(&wanted.name).await? else {
+        let renamed = links.get_by_index(index).await?.filter(|found| found.ipip);
+        return Ok(vec![renamed.map_or(Fault::Missing, |found| Fault::Renamed(found.name))]);
+    };
+    let mut faults = Vec::new();
+    if found.index != index {
+        faults.push(Fault::Replaced);
+    }
+    if !found.up {
+        faults.push(Fault::Down);
+    }
+    if found.mtu != mtu(wanted) {
+        faults.push(Fault::Mtu(found.mtu));
+    }
+    if !found.ipip || !found.fits(wanted) {
+        faults.push(Fault::Mode(found.mode()));
+    }
+    if let Some(address) = wanted.address {
+        let (has_it, strays) = links.addresses(found.index, address).await?;
+        if !has_it {
+            faults.push(Fault::Address(address));
+        }
+        faults.extend(strays.iter().filter_map(ipv4).map(Fault::Stray));
+    }
+    Ok(faults)
+}
+
+/// Gives a device its name back. Kernels before 6.2 do that only while it is down.
+pub async fn rename(index: u32, name: &str) -> Result<(), TunnelError> {
+    let links = Links::open()?;
+    let renamed = || LinkUnspec::new_with_index(index).name(name.to_owned());
+    let tried = links.handle.link().change(renamed().build()).execute().await;
+    match tried {
+        Err(error) if errno(&error) == Some(libc::EBUSY) => {
+            links.handle.link().change(renamed().down().build()).execute().await
+        }
+        result => result,
+    }
+    .map_err(|error| other("give the tunnel device its name back", error))
 }
 
 /// Brings the device to `wanted` and up; returns its interface index and what was done.
@@ -123,12 +197,16 @@ const fn mtu(wanted: &Tunnel) -> u32 {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's, and any may go with any")]
 struct Found {
     index: u32,
+    name: String,
     up: bool,
     mtu: u32,
     ipip: bool,
     local: Option<IpAddr>,
     remote: Option<IpAddr>,
     ttl: u8,
+    tos: u8,
+    /// The only link its packets leave by; 0: any
+    link: u32,
     pmtudisc: bool,
     /// Far ends come from elsewhere (`external`): not what we make.
     external: bool,
@@ -139,8 +217,30 @@ impl Found {
         self.local == Some(IpAddr::V4(wanted.local))
             && self.remote.is_none_or(|remote| remote.is_unspecified())
             && self.ttl == TTL
+            && self.tos == 0
+            && self.link == 0
             && self.pmtudisc
             && !self.external
+    }
+
+    /// In the words of ip(8), as far as it may differ.
+    fn mode(&self) -> String {
+        if !self.ipip {
+            return "no ipip".to_owned();
+        }
+        let any = |end: Option<IpAddr>| end.filter(|end| !end.is_unspecified());
+        let end = |end| any(end).map_or_else(|| "any".to_owned(), |end: IpAddr| end.to_string());
+        let Self { ttl, tos, .. } = self;
+        let mut text = format!("local {} remote {} ttl {ttl}", end(self.local), end(self.remote));
+        for (differs, word) in [
+            (self.tos != 0, format!(" tos {tos}")),
+            (self.link != 0, format!(" dev {}", self.link)),
+            (!self.pmtudisc, " nopmtudisc".to_owned()),
+            (self.external, " external".to_owned()),
+        ] {
+            text.push_str(if differs { &word } else { "" });
+        }
+        text
     }
 }
 
@@ -151,6 +251,7 @@ impl From<&LinkMessage> for Found {
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+                LinkAttribute::IfName(name) => found.name.clone_from(name),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| found.read(info)),
                 _ => {}
             }
@@ -169,6 +270,8 @@ impl Found {
                         InfoIpTunnel::Local(addr) => self.local = Some(*addr),
                         InfoIpTunnel::Remote(addr) => self.remote = Some(*addr),
                         InfoIpTunnel::Ttl(ttl) => self.ttl = *ttl,
+                        InfoIpTunnel::Tos(tos) => self.tos = *tos,
+                        InfoIpTunnel::Link(link) => self.link = *link,
                         InfoIpTunnel::PMtuDisc(on) => self.pmtudisc = *on,
                         InfoIpTunnel::CollectMetadata => self.external = true,
                         _ => {}
@@ -194,7 +297,15 @@ impl Links {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Found>, TunnelError> {
-        let mut answers = Box::pin(self.handle.link().get().match_name(name).execute());
+        Self::first(self.handle.link().get().match_name(name)).await
+    }
+
+    async fn get_by_index(&self, index: u32) -> Result<Option<Found>, TunnelError> {
+        Self::first(self.handle.link().get().match_index(index)).await
+    }
+
+    async fn first(request: LinkGetRequest) -> Result<Option<Found>, TunnelError> {
+        let mut answers = Box::pin(request.execute());
         match answers.try_next().await {
             Ok(message) => Ok(message.as_ref().map(Found::from)),
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
@@ -244,32 +355,39 @@ impl Links {
         }
     }
 
-    /// Makes `address` the device's only IPv4 address; whether anything had to be done.
-    async fn set_address(&self, index: u32, address: Ipv4Addr) -> Result<bool, TunnelError> {
+    /// Whether the device has the address, and the other IPv4 addresses that it has.
+    async fn addresses(&self, index: u32, address: Ipv4Addr) -> Result<(bool, Vec<AddressMessage>), TunnelError> {
         let list = self.handle.address().get().set_link_index_filter(index).execute();
         let present: Vec<AddressMessage> =
             list.try_collect().await.map_err(|error| other("read the tunnel's addresses", error))?;
-        let is_it = |message: &AddressMessage| {
-            message.header.prefix_len == 32
-                && message.attributes.contains(&AddressAttribute::Local(IpAddr::V4(address)))
-        };
-        let has_it = present.iter().any(is_it);
+        let mine = present.into_iter().filter(|message| message.header.index == index && ipv4(message).is_some());
+        let (it, strays): (Vec<_>, Vec<_>) =
+            mine.partition(|message| message.header.prefix_len == 32 && ipv4(message) == Some(address));
+        Ok((!it.is_empty(), strays))
+    }
+
+    /// Makes `address` the device's only IPv4 address; whether anything had to be done.
+    async fn set_address(&self, index: u32, address: Ipv4Addr) -> Result<bool, TunnelError> {
+        let (has_it, strays) = self.addresses(index, address).await?;
         if !has_it {
             let add = self.handle.address().add(index, IpAddr::V4(address), 32);
             add.execute().await.map_err(|error| other("give the tunnel its address", error))?;
         }
-        let mut changed = !has_it;
-        let ipv4 = |message: &AddressMessage| {
-            message.header.index == index
-                && message.attributes.iter().any(|a| matches!(a, AddressAttribute::Local(IpAddr::V4(_))))
-        };
-        for old in present.into_iter().filter(|message| ipv4(message) && !is_it(message)) {
-            let del = self.handle.address().del(old);
+        let changed = !has_it || !strays.is_empty();
+        for stray in strays {
+            let del = self.handle.address().del(stray);
             del.execute().await.map_err(|error| other("remove an old address of the tunnel", error))?;
-            changed = true;
         }
         Ok(changed)
     }
+}
+
+/// The host's end of an address, if it is IPv4.
+fn ipv4(message: &AddressMessage) -> Option<Ipv4Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+        _ => None,
+    })
 }
 
 fn describe(wanted: &Tunnel) -> LinkMessageBuilder<LinkIpIp> {

@@ -157,6 +157,7 @@ fn every_kind_of_object_is_shown_as_meant_and_read_back() {
             assert!(dump.nexthops.contains(&other), "weights and blackholes are never ours");
         }
         assert!(query::knows_nexthops().await.unwrap());
+        assert!(query::knows_resilient_groups().await.unwrap());
         // The group of our hop goes with the last of its members, whosever it is.
         assert_eq!(query::flush_nexthops(87).await.unwrap(), 8);
         assert_eq!(objects(), [7]);

@@ -11,7 +11,7 @@ pub(super) async fn until(watch: &mut Watch, fits: impl Fn(&KernelEvent) -> bool
     let mut seen = Vec::new();
     loop {
         match watch.next().await.unwrap() {
-            Report::Events(events) => seen.extend(events),
+            Report::Events(events) => seen.extend(events.into_iter().map(|(event, _)| event)),
             Report::Overrun => panic!("overrun"),
         }
         if seen.iter().any(&fits) {
@@ -137,7 +137,7 @@ fn an_overrun_is_told_and_the_watch_goes_on() {
         ip("link add after type bridge");
         loop {
             let Report::Events(events) = watch.next().await.unwrap() else { continue };
-            if events.iter().any(|e| matches!(e, KernelEvent::Link(link) if link.name == "after")) {
+            if events.iter().any(|(event, _)| matches!(event, KernelEvent::Link(link) if link.name == "after")) {
                 break;
             }
         }

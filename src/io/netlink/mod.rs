@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`writer`] | routes and nexthop objects into the kernel, in batches, from a thread of its own |
 //! | [`watch`] | changes made by others, as events |
+//! | [`host`] | what becomes of links, addresses and settings, and by whom |
+//! | [`nftables`] | who changes a firewall table |
 //! | [`query`] | everything at once, one lookup, counters |
 //! | `nexthop` | nexthop objects, both ways |
 //! | `parse` | messages → the values of `forward` |
@@ -14,7 +16,9 @@
 //! What is wanted, and which of it must be written, is decided in [`crate::forward`].
 
 mod encode;
+pub mod host;
 mod nexthop;
+pub mod nftables;
 mod parse;
 pub mod query;
 mod socket;

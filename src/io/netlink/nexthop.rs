@@ -12,6 +12,8 @@ pub(super) const NEW: u16 = 104;
 pub(super) const DELETE: u16 = 105;
 /// `RTM_GETNEXTHOP`.
 pub(super) const GET: u16 = 106;
+/// `RTM_GETNEXTHOPBUCKET`.
+pub(super) const GET_BUCKET: u16 = 118;
 /// `RTA_NH_ID`: the object that a route refers to.
 pub(super) const ROUTE_NEXTHOP: u16 = 30;
 

@@ -88,7 +88,7 @@ fn watched(body: &[u8], ours: Ours) -> Option<Route> {
 
 /// Index of the device in a `struct ifinfomsg`. The bridge's own view of a port is passed over:
 /// leaving a bridge would look like being deleted.
-fn link_index(body: &[u8]) -> Option<u32> {
+pub(super) fn link_index(body: &[u8]) -> Option<u32> {
     let family = i32::from(*body.first()?);
     (family == libc::AF_UNSPEC).then(|| u32_at(body, 4)).flatten()
 }

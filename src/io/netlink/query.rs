@@ -32,28 +32,7 @@ async fn blocking<T: Send + 'static>(ask: impl FnOnce(&mut Client) -> io::Result
 pub async fn dump(ours: Ours) -> io::Result<Dump> {
     blocking(move |client| {
         let mut dump = Dump::default();
-        whole(|| {
-            dump.links.clear();
-            client.ask(
-                libc::RTM_GETLINK,
-                wire::DUMP,
-                |encoder| encoder.put(&[0; 16]),
-                |message| {
-                    dump.links.extend(parse::link(message.body));
-                },
-            )
-        })?;
-        whole(|| {
-            dump.addresses.clear();
-            client.ask(
-                libc::RTM_GETADDR,
-                wire::DUMP,
-                |encoder| encoder.put(&[0; 8]),
-                |message| {
-                    dump.addresses.extend(parse::local_address(message.body));
-                },
-            )
-        })?;
+        links_and_addresses(client, &mut dump)?;
         // Before the routes: those they refer to are among them then, or come as events.
         dump.nexthops = nexthops(client)?.unwrap_or_default();
         let mut shared = AHashSet::new();
@@ -65,9 +44,55 @@ pub async fn dump(ours: Ours) -> io::Result<Dump> {
     .await
 }
 
+/// Every link and address of the namespace, and no route.
+pub async fn host() -> io::Result<Dump> {
+    blocking(|client| {
+        let mut dump = Dump::default();
+        links_and_addresses(client, &mut dump)?;
+        Ok(dump)
+    })
+    .await
+}
+
+fn links_and_addresses(client: &mut Client, dump: &mut Dump) -> io::Result<()> {
+    whole(|| {
+        dump.links.clear();
+        client.ask(
+            libc::RTM_GETLINK,
+            wire::DUMP,
+            |encoder| encoder.put(&[0; 16]),
+            |message| {
+                dump.links.extend(parse::link(message.body));
+            },
+        )
+    })?;
+    whole(|| {
+        dump.addresses.clear();
+        client.ask(
+            libc::RTM_GETADDR,
+            wire::DUMP,
+            |encoder| encoder.put(&[0; 8]),
+            |message| {
+                dump.addresses.extend(parse::local_address(message.body));
+            },
+        )
+    })
+}
+
 /// Whether the kernel knows nexthop objects at all (Linux 5.3 and later do).
 pub async fn knows_nexthops() -> io::Result<bool> {
     blocking(|client| nexthops(client).map(|list| list.is_some())).await
+}
+
+/// Whether it knows resilient groups, in which a hop can stand by (Linux 5.13 and later do).
+pub async fn knows_resilient_groups() -> io::Result<bool> {
+    let known = |client: &mut Client| client.ask(nexthop::GET_BUCKET, wire::DUMP, nexthop::any, |_| ());
+    blocking(move |client| match whole(|| known(client)) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error),
+    })
+    .await
 }
 
 /// Every nexthop object; `None` if the kernel knows no such thing.

@@ -13,9 +13,13 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// Largest datagram the kernel makes for a dump is 32 KiB; an answer is far smaller.
 pub(super) const DATAGRAM: usize = 64 << 10;
 
-/// Opens a socket in the namespace of the calling thread.
+/// Opens an rtnetlink socket in the namespace of the calling thread.
 pub(super) fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    open_for(NETLINK_ROUTE)
+}
+
+fn open_for(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     set_up(&mut socket)?;
     attach(&mut socket, 0)?;
     Ok(socket)
@@ -79,6 +83,11 @@ impl Client {
         // Else the kernel ignores what a dump asks for and sends everything.
         socket.set_netlink_get_strict_chk(true)?;
         Ok(Self { socket, encoder: Encoder::default(), buf: Vec::new(), sequence: 0 })
+    }
+
+    /// For another part of the kernel than rtnetlink.
+    pub(super) fn of(protocol: isize) -> io::Result<Self> {
+        Ok(Self { socket: open_for(protocol)?, encoder: Encoder::default(), buf: Vec::new(), sequence: 0 })
     }
 
     /// Sends one message of `kind`, whose body `write` makes, and gives every answer to `read`.

@@ -36,8 +36,9 @@ const fn group(number: u32) -> u32 {
 /// What a watch reports.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Report {
-    /// Changes, in the order in which they happened; never empty.
-    Events(Vec<KernelEvent>),
+    /// Changes, in the order in which they happened, each with the netlink port of who caused it (0: the
+    /// kernel by itself); never empty.
+    Events(Vec<(KernelEvent, u32)>),
     /// Events were lost: only a dump tells the state now.
     Overrun,
 }
@@ -96,17 +97,22 @@ impl Watch {
 
     /// The events of the datagram in the buffer and of those that are queued, up to a batch. An
     /// overrun after them drops them: the dump it calls for says more.
-    fn read_queued(&mut self) -> io::Result<Vec<KernelEvent>> {
+    fn read_queued(&mut self) -> io::Result<Vec<(KernelEvent, u32)>> {
         let mut events = Vec::new();
         for _ in 0..BATCH {
-            events.extend(wire::messages(&self.buf).filter_map(|message| parse::event(&message, self.ours)));
+            self.parse(&mut events);
             match socket::receive(self.socket.socket_ref(), &mut self.buf, 0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(events),
                 result => result?,
             }
         }
-        events.extend(wire::messages(&self.buf).filter_map(|message| parse::event(&message, self.ours)));
+        self.parse(&mut events);
         Ok(events)
+    }
+
+    fn parse(&self, events: &mut Vec<(KernelEvent, u32)>) {
+        let event = |message: wire::Message<'_>| Some((parse::event(&message, self.ours)?, message.port));
+        events.extend(wire::messages(&self.buf).filter_map(event));
     }
 
     /// Throws away all that is queued. From the first loss until the queue is empty the kernel

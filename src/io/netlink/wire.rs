@@ -40,6 +40,8 @@ pub(super) struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// Of a multicast message: the socket whose request caused it, 0 for the kernel itself
+    pub port: u32,
     pub body: &'a [u8],
 }
 
@@ -51,6 +53,7 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
+            port: u32_at(bytes, 12)?,
             body: bytes.get(HEADER..len)?,
         };
         bytes = bytes.get(aligned(len)..).unwrap_or_default();
