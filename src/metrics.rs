@@ -13,6 +13,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::forward::duel::Kind;
+
 /// Kinds of BGP messages, as the `kind` label has them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum MessageKind {
@@ -110,6 +112,10 @@ pub struct Snapshot {
     pub rib: crate::view::RibStatus,
     /// FIB sizes
     pub fib: FibSnapshot,
+    /// Repairs of routes and nexthop objects since start, by kind
+    pub repairs: BTreeMap<String, u64>,
+    /// Duels by kind
+    pub duels: BTreeMap<String, usize>,
     /// Per network device, in the order of /proc/net/dev: receive bytes, packets, errors, drops,
     /// then the same for transmit
     pub devices: Vec<(String, [u64; 8])>,
@@ -179,6 +185,7 @@ pub struct Metrics {
     pub netlink_overruns: IntCounter,
     /// Reloads, by result
     pub reloads: IntCounterVec,
+    repairs: IntCounterVec,
     gauges: Gauges,
 }
 
@@ -204,6 +211,9 @@ struct Gauges {
     fib_conflicts: IntGauge,
     fib_stale: IntGauge,
     fib_repaired: IntCounter,
+    /// Of [`Metrics::repairs`], those that are counted where they are written
+    written_repairs: [(Kind, IntCounter); 2],
+    duels: IntGaugeVec,
     devices: [IntCounterVec; 8],
     resident: IntGauge,
     cpu: Counter,
@@ -263,6 +273,14 @@ impl Metrics {
         let build = r.gauges("build_info", "Always 1; the labels say what runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let [d0, d1, d2, d3, d4, d5, d6, d7] = DEVICE_SERIES.map(|(name, help)| r.counters(name, help, &["device"]));
+        let repairs = r.counters(
+            "repairs_total",
+            "Things of ours put right after somebody removed or changed them, by kind.",
+            &["kind"],
+        )?;
+        for kind in Kind::ALL {
+            repairs.with_label_values(&[kind.label()]);
+        }
         let gauges = Gauges {
             ready: r.gauge(
                 "ready",
@@ -298,8 +316,10 @@ impl Metrics {
             fib_unresolved: r.gauge("fib_routes_unresolved", "Prefixes without a reachable next hop.")?,
             fib_conflicts: r.gauge("fib_route_conflicts", "Foreign kernel routes for prefixes of ours.")?,
             fib_stale: r.gauge("fib_routes_stale", "Routes of a former run that nobody has announced again yet.")?,
-            fib_repaired: r
-                .counter("fib_routes_repaired_total", "Routes put back after somebody removed or changed them.")?,
+            fib_repaired: r.counter("fib_routes_repaired_total", "Routes found missing or changed and put back.")?,
+            written_repairs: [Kind::Route, Kind::Nexthop]
+                .map(|kind| (kind, repairs.with_label_values(&[kind.label()]))),
+            duels: r.gauges("duels", "Things of ours that somebody keeps removing or changing, by kind.", &["kind"])?,
             devices: [d0?, d1?, d2?, d3?, d4?, d5?, d6?, d7?],
             resident: r.gauge("process_resident_memory_bytes", "Resident memory of the daemon.")?,
             cpu: r.add(Counter::with_opts(opts("process_cpu_seconds_total", "CPU time used by the daemon.")))?,
@@ -343,6 +363,7 @@ impl Metrics {
             netlink_overruns: r
                 .counter("netlink_overruns_total", "Times that kernel events were lost and all was compared anew.")?,
             reloads: r.counters("config_reloads_total", "Reloads of the configuration, by result.", &["result"])?,
+            repairs,
             gauges,
             registry,
         })
@@ -367,6 +388,11 @@ impl Metrics {
                 let _ = family.remove_label_values(&[name, kind.label()]);
             }
         }
+    }
+
+    /// Something of this kind was put right. Routes and nexthop objects are counted where they are written.
+    pub fn repaired(&self, kind: Kind) {
+        self.repairs.with_label_values(&[kind.label()]).inc();
     }
 
     /// The text exposition of everything, gauges as in `now`.
@@ -421,6 +447,13 @@ impl Gauges {
             gauge.set(int(value));
         }
         set_counter(&self.fib_repaired, now.fib.repaired);
+        for (kind, counter) in &self.written_repairs {
+            set_counter(counter, now.repairs.get(kind.label()).copied().unwrap_or_default());
+        }
+        for kind in Kind::ALL {
+            let count = now.duels.get(kind.label()).copied().unwrap_or_default();
+            self.duels.with_label_values(&[kind.label()]).set(int(count));
+        }
         for family in &self.devices {
             family.reset();
         }
@@ -451,12 +484,20 @@ mod tests {
         now.peers.insert("tor-a".into(), PeerSnapshot { received: 7, ..PeerSnapshot::default() });
         now.devices.push(("wayleave0".into(), [1, 2, 3, 4, 5, 6, 7, 8]));
         now.fib.repaired = 2;
+        metrics.repaired(Kind::Firewall);
+        now.repairs.insert("route".into(), 2);
+        now.duels.insert("firewall".into(), 1);
         let text = String::from_utf8(metrics.render(&now).unwrap()).unwrap();
         for line in [
             "wayleave_bgp_prefixes_received{peer=\"tor-a\"} 7",
             "wayleave_bgp_messages_received_total{kind=\"update\",peer=\"tor-a\"} 1",
             "wayleave_interface_transmit_dropped_total{device=\"wayleave0\"} 8",
             "wayleave_fib_routes_repaired_total 2",
+            "wayleave_repairs_total{kind=\"route\"} 2",
+            "wayleave_repairs_total{kind=\"firewall\"} 1",
+            "wayleave_repairs_total{kind=\"tunnel\"} 0",
+            "wayleave_duels{kind=\"firewall\"} 1",
+            "wayleave_duels{kind=\"route\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

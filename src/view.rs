@@ -48,6 +48,13 @@ pub struct Status {
     pub masquerade: Part,
     /// Kernel settings that a routed host needs
     pub sysctls: Vec<SysctlStatus>,
+    /// What was put right after somebody removed or changed it, by kind; a kind that never needed it may
+    /// be missing
+    #[serde(default)]
+    pub repairs: Vec<Repairs>,
+    /// What somebody keeps removing or changing
+    #[serde(default)]
+    pub duels: Vec<Duel>,
     /// The configuration in force
     pub config: ConfigStatus,
     /// What an operator should look at, worst first; empty = all is well
@@ -88,7 +95,7 @@ pub struct FibStatus {
     pub unresolved: usize,
     /// Routes found from a former run that nobody has announced again yet
     pub stale: usize,
-    /// Routes put back after somebody removed or changed them, since start
+    /// Routes found missing or changed and put back, since start
     pub repaired: u64,
     /// Foreign routes for a prefix of ours
     pub conflicts: Vec<Conflict>,
@@ -155,6 +162,36 @@ pub struct SysctlStatus {
     pub wanted: String,
     /// Why it could not be set
     pub error: Option<String>,
+}
+
+/// Repairs of one kind.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Repairs {
+    /// `route`, `nexthop`, `tunnel`, `address`, `sysctl` or `firewall`
+    pub kind: String,
+    /// Repairs since start
+    pub count: u64,
+    /// What was found at the last one
+    pub last: Option<String>,
+    /// When that was
+    pub last_at: Option<String>,
+}
+
+/// Something of ours that somebody keeps removing or changing. It is put right at growing intervals.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Duel {
+    /// As in [`Repairs`]
+    pub kind: String,
+    /// What it is about
+    pub what: String,
+    /// Who the other side may be; none: nothing tells
+    pub by: Option<String>,
+    /// When it began
+    pub since: String,
+    /// Repairs since then
+    pub repairs: u32,
+    /// When it may be put right again
+    pub next_try: String,
 }
 
 /// Which configuration is in force.

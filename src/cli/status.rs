@@ -53,6 +53,10 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
         let label = if i == 0 { "sysctls changed" } else { "" };
         rows.add_row([label, &format!("{} = {} (was {})", sysctl.key, sysctl.wanted, sysctl.was)]);
     }
+    for (i, repairs) in status.repairs.iter().enumerate() {
+        let label = if i == 0 { "repairs" } else { "" };
+        rows.add_row([label, &repaired(repairs)]);
+    }
     rows.add_row(["config", &format!("{}, read {} ago", status.config.file, ago(&status.config.loaded))]);
     print(&rows, out)?;
     if !status.problems.is_empty() {
@@ -62,6 +66,14 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn repaired(repairs: &view::Repairs) -> String {
+    let last = match (&repairs.last, &repairs.last_at) {
+        (Some(last), Some(at)) => format!(", last {} ago: {last}", ago(at)),
+        _ => String::new(),
+    };
+    format!("{} {}{last}", repairs.count, repairs.kind)
 }
 
 fn fib(fib: &view::FibStatus) -> String {

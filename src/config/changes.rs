@@ -38,7 +38,7 @@ use Applied::{AtStart, Live};
 type Setting = (&'static str, Applied, fn(&Config, &Config) -> bool);
 
 /// Every key but the peers, with whether its value is the same in both.
-pub(super) const SETTINGS: [Setting; 32] = [
+pub(super) const SETTINGS: [Setting; 33] = [
     ("state_dir", AtStart, |a, b| a.state_dir == b.state_dir),
     ("node.name", AtStart, |a, b| a.node.name == b.node.name),
     ("node.address", AtStart, |a, b| a.node.address == b.node.address),
@@ -66,6 +66,7 @@ pub(super) const SETTINGS: [Setting; 32] = [
     ("kernel.table", AtStart, |a, b| a.kernel.table == b.kernel.table),
     ("kernel.protocol", AtStart, |a, b| a.kernel.protocol == b.kernel.protocol),
     ("kernel.nexthop_objects", AtStart, |a, b| a.kernel.nexthop_objects == b.kernel.nexthop_objects),
+    ("kernel.link_guard", AtStart, |a, b| a.kernel.link_guard == b.kernel.link_guard),
     ("kernel.metric", AtStart, |a, b| a.kernel.metric == b.kernel.metric),
     ("metrics.listen", AtStart, |a, b| a.metrics.listen == b.metrics.listen),
     ("control.socket", AtStart, |a, b| a.control.socket == b.control.socket),

@@ -55,6 +55,8 @@ pub struct Kernel {
     pub protocol: u8,
     /// Routes refer to nexthop objects, so that a dead next hop is replaced at once
     pub nexthop_objects: bool,
+    /// Nexthop objects name their backup too, so that the kernel itself turns to it when a link goes down
+    pub link_guard: bool,
     /// Metric of our routes, higher than what people or DHCP write: a route of theirs wins
     pub metric: u32,
 }
@@ -69,6 +71,7 @@ pub(super) fn kernel(table: &Table<'_>) -> Kernel {
         table: routing_table.unwrap_or(254),
         protocol: table.number("protocol", 5..=255).unwrap_or(87),
         nexthop_objects: table.flag("nexthop_objects").unwrap_or(true),
+        link_guard: table.flag("link_guard").unwrap_or(true),
         metric: table.number("metric", 1..=u64::from(u32::MAX)).unwrap_or(2048),
     }
 }

@@ -156,6 +156,8 @@ async fn status(State(handles): State<Handles>) -> Response {
         tunnel,
         masquerade: node.masquerade,
         sysctls: node.sysctls,
+        repairs: routing.repairs.into_iter().chain(node.repairs).collect(),
+        duels: routing.duels.into_iter().chain(node.duels).collect(),
         config: file,
         problems: Vec::new(),
     };
@@ -198,6 +200,13 @@ fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
         found.push(format!(
             "{} also has a foreign route (protocol {}, metric {}): {}",
             conflict.prefix, conflict.protocol, conflict.metric, conflict.effect
+        ));
+    }
+    for duel in &status.duels {
+        let by = duel.by.as_deref().unwrap_or("somebody unknown");
+        found.push(format!(
+            "{} keeps being changed, by {by}: restored {} times since {}, next try {}",
+            duel.what, duel.repairs, duel.since, duel.next_try
         ));
     }
     if let Some(error) = &status.masquerade.error {

@@ -6,7 +6,7 @@
 //! | `peers` | the set of peers, listeners | signals, control socket |
 //! | `routing` | RIB, adj-ribs-out, forwarder | peers, kernel events, FIB writer, queries |
 //! | `drain` | how far the node has left the network | control socket, a timer |
-//! | `node` | tunnel, sysctls, firewall table | kernel events, reload, a timer |
+//! | `node` | tunnel, sysctls, firewall table | events of its own, reload, timers |
 //! | FIB writer thread | the netlink socket that writes routes | routing |
 //!
 //! No locks between them; every queue is bounded, and where one would grow its owner keeps a set of
@@ -16,6 +16,7 @@ pub mod clean;
 mod connection;
 mod control;
 pub mod drain;
+mod duels;
 mod identity;
 pub mod load;
 mod logging;
@@ -112,24 +113,31 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
 
     let (inputs, input_queue) = mpsc::channel(ROUTING_QUEUE);
     let (queries, query_queue) = mpsc::channel(REQUESTS);
-    let (kicks, kick_queue) = mpsc::channel(1);
     let (node_requests, node_queue) = mpsc::channel(REQUESTS);
     let objects =
         config.kernel.install && config.kernel.nexthop_objects && query::knows_nexthops().await.unwrap_or(false);
     if !objects && config.kernel.install && config.kernel.nexthop_objects {
         tracing::warn!("this kernel has no nexthop objects: failover takes time for each route");
     }
+    let guard = objects && config.kernel.link_guard && query::knows_resilient_groups().await.unwrap_or(false);
+    if objects && config.kernel.link_guard && !guard {
+        tracing::warn!(
+            "this kernel has no resilient nexthop groups: when a link goes down its routes are written again"
+        );
+    }
     let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone()).await;
     let (drain_requests, drain_queue) = mpsc::channel(REQUESTS);
     let drain_status = drain.subscribe();
-    let mut node = node::Node::new(Arc::clone(&config), identity.clone(), objects, inputs.clone());
+    let mut node =
+        node::Node::new(Arc::clone(&config), identity.clone(), objects, Arc::clone(&metrics), inputs.clone())
+            .map_err(|error| Fatal::start("patrol thread", error))?;
     let node_status = node.subscribe();
     let tunnel = node.bring_up().await;
 
     let (routing, preserved) =
-        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), kicks, tunnel, objects).await?;
+        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), tunnel, objects, guard).await?;
     let mut routing_task = tokio::spawn(routing.run(input_queue, query_queue));
-    let node_task = tokio::spawn(node.run(node_queue, kick_queue));
+    let node_task = tokio::spawn(node.run(node_queue));
 
     let (peer_requests, peer_queue) = mpsc::channel(REQUESTS);
     let peers = peers::Peers::new(

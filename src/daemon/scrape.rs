@@ -87,8 +87,13 @@ async fn snapshot(handles: &Handles) -> Snapshot {
         *snapshot.sessions.entry(listed.status.state.name().to_owned()).or_default() += 1;
     }
     snapshot.peers = peers;
+    for duel in &handles.node.borrow().duels {
+        *snapshot.duels.entry(duel.kind.clone()).or_default() += 1;
+    }
     if let Some(status) = handles.routing_status().await {
         snapshot.ready = status.ready;
+        snapshot.duels.extend(status.duel_counts);
+        snapshot.repairs.extend(status.repairs.into_iter().map(|repairs| (repairs.kind, repairs.count)));
         snapshot.rib = status.rib;
         snapshot.fib = crate::metrics::FibSnapshot {
             wanted: status.fib.wanted,

@@ -192,5 +192,6 @@ pub fn forwarding(config: &Config, tunnel_device: Option<u32>, objects: bool) ->
         metric: config.kernel.metric,
         protocol: config.kernel.protocol,
         objects,
+        guard: config.kernel.link_guard,
     }
 }

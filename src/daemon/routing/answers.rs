@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
-use super::{Query, Routing, next_hop};
+use super::{Query, Routing, next_hop, repairs};
 use crate::bgp::attrs::{Attrs, Community, Origin};
 use crate::bgp::policy::Reject;
 use crate::bgp::rib::{Explained, PeerId, Verdict};
@@ -40,6 +40,12 @@ pub struct RoutingStatus {
     pub rib: view::RibStatus,
     /// Kernel routes
     pub fib: view::FibStatus,
+    /// Repairs of routes and nexthop objects
+    pub repairs: Vec<view::Repairs>,
+    /// Duels over some of them
+    pub duels: Vec<view::Duel>,
+    /// How many there are, by kind
+    pub duel_counts: BTreeMap<String, usize>,
     /// Next hops that can't be reached for want of a tunnel device
     pub affected_without_tunnel: Vec<IpAddr>,
 }
@@ -95,7 +101,11 @@ impl Routing {
             }
             .to_owned(),
         });
+        let (repairs, duels, duel_counts) = self.shown_repairs();
         RoutingStatus {
+            repairs,
+            duels,
+            duel_counts,
             ready: self.sync.is_ready(),
             ready_reason: self.sync.reason(now),
             rib: view::RibStatus { prefixes: rib.prefixes, paths: rib.paths, attribute_sets: rib.attribute_sets },
@@ -110,7 +120,7 @@ impl Routing {
                 failed: fib.failed,
                 unresolved: fib.unresolved,
                 stale: fib.stale,
-                repaired: fib.repaired(),
+                repaired: repairs::found(&fib).0,
                 conflicts: conflicts.collect(),
                 failures: failures.take(FAILURES).collect(),
             },
@@ -310,7 +320,7 @@ impl Routing {
         }
     }
 
-    fn target(&self, target: &Target) -> String {
+    pub(super) fn target(&self, target: &Target) -> String {
         match target {
             Target::Blackhole => "blackhole".to_owned(),
             Target::Object(id) => format!("{} (nhid {})", self.hops(&self.forwarder.hops(target)), id.0),

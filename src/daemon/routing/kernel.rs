@@ -6,8 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{RESYNC_EVERY, Routing, WRITES};
-use crate::daemon::node::TUNNEL;
+use super::{Routing, WRITES, repairs};
 use crate::daemon::settings;
 use crate::forward::{Batch, Dump, FibOp, KernelEvent, NexthopOp, TunnelMode};
 use crate::io::netlink::{query, watch, writer};
@@ -142,29 +141,22 @@ impl Routing {
             watch::Report::Overrun => {
                 self.metrics.netlink_overruns.inc();
                 tracing::warn!("kernel events were lost, comparing all");
-                self.next_resync = Instant::now();
+                self.comparison.ask();
                 return;
             }
         };
-        let (mut addresses, mut tunnel) = (false, false);
-        for event in events {
-            match &event {
-                KernelEvent::Address(_) | KernelEvent::AddressGone(_) => addresses = true,
-                KernelEvent::Link(link) => tunnel |= link.name == TUNNEL || self.tunnel == Some(link.index),
-                KernelEvent::LinkGone(index) => tunnel |= self.tunnel == Some(*index),
-                KernelEvent::Own(prefix, _) => tracing::warn!(%prefix, "route of ours was changed by somebody"),
-                KernelEvent::OwnGone(prefix, _) => tracing::warn!(%prefix, "route of ours was removed by somebody"),
-                KernelEvent::Route(_)
-                | KernelEvent::RouteGone(_)
-                | KernelEvent::Nexthop(_)
-                | KernelEvent::NexthopGone(_) => {}
-            }
+        let (mut addresses, mut undone) = (false, 0);
+        for (event, port) in events {
+            addresses |= matches!(event, KernelEvent::Address(_) | KernelEvent::AddressGone(_));
+            let gone = matches!(event, KernelEvent::OwnGone(..) | KernelEvent::NexthopGone(_));
+            // What the kernel does by itself has port 0.
+            let about = if port == 0 { None } else { repairs::about(&event) };
             self.forwarder.event(event);
+            if let Some((what, is)) = about {
+                undone = self.meddled(what, is.as_ref(), gone, port, undone);
+            }
         }
-        if tunnel || addresses {
-            // A kick that waits already is as good as this one.
-            let _ = self.kicks.try_send(());
-        }
+        self.tell_of_more(undone);
         if addresses {
             self.readdress();
         }
@@ -197,7 +189,7 @@ impl Routing {
     }
 
     pub(super) fn start_resync(&mut self) {
-        self.next_resync = Instant::now() + RESYNC_EVERY;
+        self.comparison.begin(Instant::now());
         self.forwarder.begin_resync();
         let (done, dump) = oneshot::channel();
         let ours = settings::ours(&self.config);
@@ -212,16 +204,16 @@ impl Routing {
         self.ends.dump = None;
         match result {
             Some(Ok(dump)) => {
-                let before = self.forwarder.stats().repaired();
+                let before = repairs::found(&self.forwarder.stats());
                 self.forwarder.resync(dump);
-                let found = self.forwarder.stats().repaired() - before;
-                if found > 0 {
-                    tracing::warn!(found, "the kernel's table differed from what is wanted, repaired");
-                }
+                self.tell_of_comparison(before);
                 self.readdress();
             }
-            Some(Err(error)) => tracing::warn!(%error, "the kernel's table can't be read, trying again"),
-            None => {}
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the kernel's table can't be read, trying again");
+                self.comparison.ask();
+            }
+            None => self.comparison.ask(),
         }
     }
 }

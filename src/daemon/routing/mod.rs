@@ -6,9 +6,11 @@
 //! whoever is slow finds the newest state when ready.
 
 mod answers;
+mod comparison;
 mod drain;
 mod kernel;
 mod outbound;
+mod repairs;
 mod restarts;
 mod sync;
 
@@ -25,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::answers::{Counts, RoutesOf, RoutingStatus};
+use self::comparison::{Comparison, EVERY};
 use self::kernel::{Ends, dumped, receive, reserve};
 use self::outbound::Outbound;
+use self::repairs::Repairs;
 use self::restarts::{Expired, Restarts};
 use self::sync::Sync;
 use crate::bgp::attrs::{Attrs, ExtCommunity};
@@ -39,7 +43,7 @@ use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::Command;
 use crate::daemon::{Fatal, settings};
-use crate::forward::{Batch, Forwarder, NextHop, Way, source_of};
+use crate::forward::{Batch, Forwarder, NextHop, Settings, Way, source_of};
 use crate::io::netlink::{self, query::Lookup, watch, writer};
 use crate::io::procfs;
 use crate::metrics::Metrics;
@@ -64,10 +68,6 @@ const PORTION: usize = 2048;
 const ROUNDS: usize = 32;
 /// Next hops followed before those that nobody uses any more are looked for.
 const NEXT_HOPS: usize = 1024;
-/// How often the kernel is compared with what is known of it, though no event says why.
-const RESYNC_EVERY: Duration = Duration::from_secs(300);
-/// Least time between two comparisons.
-const RESYNC_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the routing task is told.
 pub enum Input {
@@ -95,6 +95,8 @@ pub enum Input {
     Drain { stage: Stage, told: oneshot::Sender<()> },
     /// The tunnel device is there with this index, or is not
     Tunnel(Option<u32>),
+    /// The host was suspended: what is known of the kernel may be old
+    Resumed,
 }
 
 /// A configured peer.
@@ -194,8 +196,8 @@ pub struct Routing {
     returning: Vec<u32>,
     /// When to look for next hops that nobody uses
     next_hops_limit: usize,
-    next_resync: Instant,
-    kicks: mpsc::Sender<()>,
+    comparison: Comparison,
+    repairs: Repairs,
     ends: Ends,
 }
 
@@ -206,9 +208,9 @@ impl Routing {
         config: Arc<Config>,
         identity: &Identity,
         metrics: Arc<Metrics>,
-        kicks: mpsc::Sender<()>,
         tunnel: Option<u32>,
         objects: bool,
+        guard: bool,
     ) -> Result<(Self, PerFamily<bool>), Fatal> {
         let failed = |error: std::io::Error| Fatal::start("netlink (CAP_NET_ADMIN is needed)", error);
         let ours = settings::ours(&config);
@@ -219,7 +221,7 @@ impl Routing {
         let (reports, kernel) = mpsc::channel(KERNEL_REPORTS);
         tokio::spawn(async move {
             if let Err(error) = watch.run(reports).await {
-                tracing::error!(%error, "kernel events can't be read any more; comparing every {RESYNC_EVERY:?} goes on");
+                tracing::error!(%error, "kernel events can't be read any more; comparing every {EVERY:?} goes on");
             }
         });
         let (ops, nexthops, reports) = match writer {
@@ -232,7 +234,7 @@ impl Routing {
         }
         let preserved = sync::preserved(&config, dump.own.iter().map(|(prefix, _)| *prefix), procfs::uptime());
         let addresses = dump.addresses.iter().map(|address| address.addr).collect();
-        let mut forwarder = Forwarder::new(settings::forwarding(&config, tunnel, objects));
+        let mut forwarder = Forwarder::new(Settings { guard, ..settings::forwarding(&config, tunnel, objects) });
         forwarder.adopt(dump);
         let now = Instant::now();
         let mut routing = Self {
@@ -258,8 +260,8 @@ impl Routing {
             without_tunnel: Vec::new(),
             returning: Vec::new(),
             next_hops_limit: NEXT_HOPS,
-            next_resync: now + RESYNC_EVERY,
-            kicks,
+            comparison: Comparison::new(Instant::now()),
+            repairs: Repairs::default(),
             ends: Ends { ops, nexthops, reports, kernel, dump: None },
             config: Arc::clone(&config),
         };
@@ -303,10 +305,14 @@ impl Routing {
 
     fn next_deadline(&self) -> Option<Instant> {
         let now = Instant::now().into_std();
-        let retry = self.forwarder.next_retry().filter(|_| self.ends.ops.is_some()).map(Instant::from_std);
+        let writes = self.ends.ops.is_some();
+        // What is due already waits for room with the writer, not for time.
+        let retry = self.forwarder.next_retry().filter(|at| writes && *at > now).map(Instant::from_std);
         let sync = self.sync.next_deadline(now).map(Instant::from_std);
         let restart = self.restarts.next().map(Instant::from_std);
-        [retry, sync, restart, Some(self.next_resync)].into_iter().flatten().min()
+        // While one is under way its end is waited for.
+        let resync = self.ends.dump.is_none().then(|| self.comparison.due(self.forwarder.needs_resync()));
+        [retry, sync, restart, resync, self.repairs.look].into_iter().flatten().min()
     }
 
     fn input(&mut self, input: Input) {
@@ -334,6 +340,7 @@ impl Routing {
                 self.originate();
                 self.regroup();
             }
+            Input::Resumed => self.comparison.ask(),
         }
     }
 
@@ -586,10 +593,7 @@ impl Routing {
         self.write_nexthops();
         self.forget_next_hops();
         let now = Instant::now();
-        if self.ends.dump.is_none()
-            && (now >= self.next_resync
-                || self.forwarder.needs_resync() && now + RESYNC_EVERY >= self.next_resync + RESYNC_PAUSE)
-        {
+        if self.ends.dump.is_none() && self.comparison.due(self.forwarder.needs_resync()) <= now {
             self.start_resync();
         }
         if self.forwarder.queued() == 0 {
@@ -598,6 +602,7 @@ impl Routing {
         }
         self.tell_of_missing_tunnel();
         self.tell_of_telling();
+        self.tell_of_duels(now);
         if self.stage == Stage::Closed {
             // Nothing is heard of peers: neither is anything complete, nor has anything gone.
             return;

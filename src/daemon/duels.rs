@@ -1,0 +1,31 @@
+//! What somebody keeps undoing, in words: the same for all tasks that put things right.
+
+use std::fmt::Display;
+use std::time::{Instant, SystemTime};
+
+use super::time;
+use crate::forward::duel::{Duel, Kind};
+use crate::view;
+
+/// It has become a duel: told once.
+pub fn begins(kind: Kind, what: &impl Display, by: Option<&str>) {
+    let (kind, by) = (kind.label(), by.unwrap_or("unknown"));
+    tracing::error!(kind, %what, by, "somebody keeps changing what is ours, repairs are slowed down");
+}
+
+/// It is over.
+pub fn ends(kind: Kind, what: &impl Display) {
+    tracing::info!(kind = kind.label(), %what, "nobody changes it any more");
+}
+
+/// For `status`.
+pub fn show<T: Display>(kind: Kind, duel: &Duel<'_, T>, now: Instant) -> view::Duel {
+    view::Duel {
+        kind: kind.label().to_owned(),
+        what: duel.what.to_string(),
+        by: duel.by.map(str::to_owned),
+        since: time(SystemTime::now() - now.saturating_duration_since(duel.since)),
+        repairs: duel.repairs,
+        next_try: time(SystemTime::now() + duel.next.saturating_duration_since(now)),
+    }
+}

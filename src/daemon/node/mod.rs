@@ -1,0 +1,338 @@
+//! Owns what a node has one of: the tunnel device, the kernel settings, the firewall table.
+//!
+//! Each is brought to what is wanted at start and at reload. What somebody removes or changes later is
+//! put right by event, or, where the kernel tells of none, by looking often; all is compared now and
+//! then as well. What can't be had is shown and tried again; it stops nothing else.
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | `host` | links and addresses, and what follows from them |
+//! | `tunnel`, `sysctls`, `firewall` | a thing: wanted, found, put right |
+//! | `patrol` | looks often at what tells of no change |
+//! | `repairs` | what was put right, and with whom it is fought over |
+
+mod firewall;
+mod host;
+mod patrol;
+mod repairs;
+mod sysctls;
+mod tunnel;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use self::firewall::Firewall;
+use self::host::Host;
+use self::patrol::{Noticed, Patrol};
+use self::repairs::Repairs;
+use self::sysctls::Sysctls;
+use self::tunnel::Device;
+use crate::config::Config;
+use crate::daemon::identity::Identity;
+use crate::daemon::routing::Input;
+use crate::firewall::Ruleset;
+use crate::io::netlink::host::{Heard, HostWatch};
+use crate::io::netlink::query;
+use crate::io::nft;
+use crate::io::suspects;
+use crate::io::sysctl::Sysctl;
+use crate::metrics::Metrics;
+use crate::view;
+
+/// Name of our tunnel device.
+pub const TUNNEL: &str = "wayleave0";
+/// Name of our firewall table.
+pub const TABLE: &str = "wayleave";
+/// How often all is looked at though nothing was heard.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How the node's parts are.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The tunnel; which next hops are affected is the routing task's to say
+    pub tunnel: view::TunnelStatus,
+    /// Kernel settings
+    pub sysctls: Vec<view::SysctlStatus>,
+    /// The firewall table
+    pub masquerade: view::Part,
+    /// What was put right
+    pub repairs: Vec<view::Repairs>,
+    /// What is fought over
+    pub duels: Vec<view::Duel>,
+}
+
+/// The task's state.
+pub struct Node {
+    config: Arc<Config>,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    status: watch::Sender<Status>,
+    routing: mpsc::Sender<Input>,
+    watch: Option<HostWatch>,
+    host: Host,
+    device: Device,
+    sysctls: Sysctls,
+    firewall: Firewall,
+    repairs: Repairs,
+}
+
+/// What the task wakes up for.
+enum Wake {
+    Reload(Arc<Config>),
+    Host(io::Result<Heard>),
+    Firewall(crate::io::netlink::nftables::Heard),
+    Patrol(Noticed),
+    Again,
+    Look,
+}
+
+impl Node {
+    /// Touches nothing yet; `objects`: routes refer to nexthop objects. The error is that of a thread that can't be started.
+    pub fn new(
+        config: Arc<Config>,
+        identity: Identity,
+        objects: bool,
+        metrics: Arc<Metrics>,
+        routing: mpsc::Sender<Input>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            sysctls: Sysctls::new(Sysctl::new(&config.state_dir), Patrol::start()?, objects),
+            config,
+            identity,
+            repairs: Repairs::new(Arc::clone(&metrics)),
+            metrics,
+            status: watch::channel(Status::default()).0,
+            routing,
+            watch: None,
+            host: Host::default(),
+            device: Device::default(),
+            firewall: Firewall::default(),
+        })
+    }
+
+    /// Follows the status.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until the daemon exits.
+    pub async fn run(mut self, mut reloads: mpsc::Receiver<Arc<Config>>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is immediate, and `bring_up` has just been called.
+        look.tick().await;
+        loop {
+            let again = [self.device.again, self.firewall.again].into_iter().flatten().min();
+            let Self { watch, firewall, sysctls, .. } = &mut self;
+            let wake = tokio::select! {
+                config = reloads.recv() => match config {
+                    Some(config) => Wake::Reload(config),
+                    None => return,
+                },
+                heard = hear(watch) => Wake::Host(heard),
+                heard = firewall.heard() => Wake::Firewall(heard),
+                noticed = sysctls.noticed() => Wake::Patrol(noticed),
+                () = until(again) => Wake::Again,
+                _ = look.tick() => Wake::Look,
+            };
+            let before = self.device.index;
+            let changed = match wake {
+                Wake::Reload(config) => {
+                    self.config = config;
+                    self.bring_up().await;
+                    true
+                }
+                Wake::Host(heard) => self.heard(heard).await,
+                Wake::Firewall(heard) => self.firewall.take(heard) && self.check_firewall().await,
+                Wake::Patrol(Noticed::Setting) => {
+                    self.check_sysctls();
+                    false
+                }
+                Wake::Patrol(Noticed::Slept(slept)) => self.slept(slept).await,
+                Wake::Again => self.again().await,
+                Wake::Look => self.look().await,
+            };
+            if changed || self.repairs.take_news() {
+                self.publish();
+            }
+            if self.device.index != before && self.routing.send(Input::Tunnel(self.device.index)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Brings all to what is wanted; the index of the tunnel device, if there is one.
+    pub async fn bring_up(&mut self) -> Option<u32> {
+        self.read_host().await;
+        self.follow(true).await;
+        self.firewall.bring_up(&self.config).await;
+        self.publish();
+        self.device.index
+    }
+
+    /// Subscribes if need be, then reads links and addresses anew.
+    async fn read_host(&mut self) {
+        if self.watch.is_none() {
+            match HostWatch::open() {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => tracing::warn!(%error, "links and addresses can't be followed, looking now and then"),
+            }
+        }
+        match query::host().await {
+            Ok(dump) => self.host = dump.into(),
+            Err(error) => tracing::warn!(%error, "links and addresses can't be read"),
+        }
+    }
+
+    /// What depends on links and addresses; `touched`: the tunnel device may be.
+    async fn follow(&mut self, touched: bool) {
+        let before = self.device.index;
+        self.device.bring_up(&self.config, &self.identity, &self.host, touched, &mut self.repairs).await;
+        if self.device.index != before {
+            self.sysctls.renew();
+        }
+        self.sysctls.bring_up(&self.config, &self.host, self.device.index.is_some());
+    }
+
+    /// News of links, addresses and settings.
+    async fn heard(&mut self, heard: io::Result<Heard>) -> bool {
+        let heard = match heard {
+            Ok(heard) => heard,
+            Err(error) => {
+                tracing::warn!(%error, "links and addresses can't be followed any more, subscribing again");
+                self.watch = None;
+                Heard { overrun: true, ..Heard::default() }
+            }
+        };
+        if heard.overrun {
+            self.metrics.netlink_overruns.inc();
+            tracing::warn!("events of links and addresses were lost, comparing all");
+            return self.look().await;
+        }
+        if heard.settings {
+            self.check_sysctls();
+        }
+        if heard.events.is_empty() {
+            return false;
+        }
+        let mut touched = false;
+        for (event, port) in heard.events {
+            if self.device.is_concerned(&event) {
+                touched = true;
+                self.device.by = suspects::netlink_port(port).or(self.device.by.take());
+            }
+            self.host.apply(event);
+        }
+        self.follow(touched).await;
+        true
+    }
+
+    /// The host was suspended: nothing was heard, and what is known may be old.
+    async fn slept(&mut self, slept: Duration) -> bool {
+        tracing::warn!(seconds = slept.as_secs(), "the host was suspended, comparing all");
+        // If its queue is full it is about to take routes in; it compares now and then as well.
+        let _ = self.routing.try_send(Input::Resumed);
+        self.look().await
+    }
+
+    /// The pause of a duel is over.
+    async fn again(&mut self) -> bool {
+        let now = Instant::now().into_std();
+        let due = |again: Option<std::time::Instant>| again.is_some_and(|at| at <= now);
+        let firewall = due(self.firewall.again);
+        if due(self.device.again) {
+            self.follow(true).await;
+        }
+        if firewall {
+            self.check_firewall().await;
+        }
+        true
+    }
+
+    /// Compares all.
+    async fn look(&mut self) -> bool {
+        self.repairs.settle(Instant::now().into_std());
+        self.read_host().await;
+        self.check_sysctls();
+        self.follow(true).await;
+        self.firewall.look(&self.config, &mut self.repairs).await;
+        true
+    }
+
+    fn check_sysctls(&mut self) {
+        self.sysctls.check(&mut self.repairs, Instant::now().into_std());
+    }
+
+    async fn check_firewall(&mut self) -> bool {
+        self.firewall.check(&mut self.repairs).await;
+        true
+    }
+
+    fn publish(&self) {
+        let (repairs, duels) = self.repairs.show(Instant::now().into_std());
+        self.status.send_replace(Status {
+            tunnel: self.device.status.clone(),
+            sysctls: self.sysctls.status.clone(),
+            masquerade: self.firewall.status.clone(),
+            repairs,
+            duels,
+        });
+    }
+}
+
+async fn until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(Instant::from_std(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(watch: &mut Option<HostWatch>) -> io::Result<Heard> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error with its cause, for people.
+pub fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// What `clean` removes of these.
+pub async fn tear_down(state_dir: &Path) -> (Vec<String>, Vec<String>) {
+    let (mut done, mut errors) = (Vec::new(), Vec::new());
+    match crate::io::tunnel::remove(TUNNEL).await {
+        Ok(true) => done.push(format!("device {TUNNEL} removed")),
+        Ok(false) => {}
+        Err(error) => errors.push(format!("device {TUNNEL}: {}", with_source(&error))),
+    }
+    let ruleset = Ruleset { table: TABLE.to_owned(), subnets: Vec::new(), pools: Vec::new(), masquerade: false };
+    match nft::apply(&ruleset.remove_script()).await {
+        Ok(()) => done.push(format!("nftables table inet {TABLE} removed, if it was there")),
+        // Where there is no nft, in the kernel or as a program, there is no table of ours.
+        Err(nft::NftError::Missing) => {}
+        Err(nft::NftError::Refused(text)) if text.contains("not supported") => {}
+        Err(error) => errors.push(format!("nftables table {TABLE}: {}", with_source(&error))),
+    }
+    match Sysctl::new(state_dir).restore() {
+        Ok(restored) => {
+            for one in restored {
+                match one.result {
+                    Ok(()) => done.push(format!("{} put back to {}", one.key, one.now)),
+                    Err(error) => errors.push(format!("{}: {}", one.key, with_source(&error))),
+                }
+            }
+        }
+        Err(error) => errors.push(format!("sysctls: {error}")),
+    }
+    (done, errors)
+}

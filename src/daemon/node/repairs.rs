@@ -1,0 +1,126 @@
+//! What was put right of the node's own things, and with whom it is fought over.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::daemon::{duels, time};
+use crate::forward::duel::{Duels, Kind, Turn};
+use crate::io::suspects;
+use crate::metrics::Metrics;
+use crate::view;
+
+/// A thing that the node task puts right.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Thing {
+    /// The tunnel device
+    Tunnel,
+    /// Its address
+    Address,
+    /// A kernel setting, by its name
+    Sysctl(String),
+    /// The firewall table
+    Firewall,
+}
+
+impl Thing {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Tunnel => Kind::Tunnel,
+            Self::Address => Kind::Address,
+            Self::Sysctl(_) => Kind::Sysctl,
+            Self::Firewall => Kind::Firewall,
+        }
+    }
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tunnel => f.write_str(super::TUNNEL),
+            Self::Address => write!(f, "address of {}", super::TUNNEL),
+            Self::Sysctl(key) => f.write_str(key),
+            Self::Firewall => write!(f, "table inet {}", super::TABLE),
+        }
+    }
+}
+
+struct Last {
+    count: u64,
+    what: String,
+    at: SystemTime,
+}
+
+/// All of them since start.
+pub(super) struct Repairs {
+    metrics: Arc<Metrics>,
+    duels: Duels<Thing>,
+    last: BTreeMap<Kind, Last>,
+    /// Whether there is something to show that wasn't shown yet
+    news: bool,
+}
+
+impl Repairs {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, duels: Duels::default(), last: BTreeMap::new(), news: false }
+    }
+
+    /// A thing was found wrong: put right now, or not before the instant. `by` is what tells who did it.
+    pub(super) fn may(&mut self, what: &Thing, by: Option<String>, now: Instant) -> Result<(), Instant> {
+        let turn = self.duels.found(what, now);
+        let by = by.or_else(|| match (turn, what) {
+            // The kernel doesn't tell who writes a setting, and looking for suspects takes its time.
+            (Turn::Begins, Thing::Sysctl(key)) => suspects::sysctl(key),
+            _ => None,
+        });
+        match (&by, turn) {
+            (_, Turn::Later(at)) => return Err(at),
+            (by, Turn::Begins) => duels::begins(what.kind(), what, by.as_deref()),
+            (_, Turn::Now) => {}
+        }
+        if let Some(by) = by {
+            self.duels.blame(what, by);
+        }
+        Ok(())
+    }
+
+    /// Somebody touched a thing: until when a look at it is in vain.
+    pub(super) fn touched(&mut self, what: &Thing, now: Instant) -> Option<Instant> {
+        self.duels.touched(what, now)
+    }
+
+    /// A thing was put right; `found` says what was wrong.
+    pub(super) fn done(&mut self, what: &Thing, found: String) {
+        let kind = what.kind();
+        self.metrics.repaired(kind);
+        let count = self.last.get(&kind).map_or(0, |last| last.count) + 1;
+        self.last.insert(kind, Last { count, what: found, at: SystemTime::now() });
+        self.news = true;
+    }
+
+    /// Ends duels that nobody fights any more.
+    pub(super) fn settle(&mut self, now: Instant) {
+        for what in self.duels.settle(now) {
+            duels::ends(what.kind(), &what);
+            self.news = true;
+        }
+    }
+
+    /// Whether something is to be shown, since last asked.
+    pub(super) const fn take_news(&mut self) -> bool {
+        std::mem::replace(&mut self.news, false)
+    }
+
+    /// For `status`.
+    pub(super) fn show(&self, now: Instant) -> (Vec<view::Repairs>, Vec<view::Duel>) {
+        let repairs = self.last.iter().map(|(kind, last)| view::Repairs {
+            kind: kind.label().to_owned(),
+            count: last.count,
+            last: Some(last.what.clone()),
+            last_at: Some(time(last.at)),
+        });
+        let duels = self.duels.duels().map(|duel| duels::show(duel.what.kind(), &duel, now));
+        (repairs.collect(), duels.collect())
+    }
+}
