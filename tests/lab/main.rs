@@ -24,6 +24,7 @@ mod kernel;
 mod realdata;
 mod reflector;
 mod reload;
+mod repair;
 mod seen;
 mod slow;
 mod story;
