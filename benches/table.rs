@@ -227,7 +227,7 @@ fn own_feed(n: u32, count: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let prefixes: Vec<Prefix> = (n * 32..n * 32 + count).map(prefix).collect();
     for some in prefixes.chunks(8) {
-        let path = [Asn(n), Asn(u32::try_from(some.len()).unwrap())];
+        let path = [Asn(n), Asn(some.len().try_into().unwrap_or(u32::MAX))];
         let attrs = Attrs {
             as_path: AsPath::from_segments([(SegmentKind::Sequence, &path[..])]),
             local_pref: Some(100),
