@@ -25,6 +25,12 @@ impl Cells {
         }
     }
 
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        let words = self.words.iter().zip(0..);
+        words.flat_map(|(word, n)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| n * 64 + bit))
+    }
+
     /// Takes out the first.
     pub fn pop(&mut self) -> Option<u32> {
         while self.count > 0 {
@@ -59,6 +65,7 @@ mod tests {
         }
         assert_eq!(cells.pop(), Some(3));
         cells.insert(1);
+        assert!(cells.iter().eq([1, 63, 64, 700, 1_000_000]));
         let rest: Vec<u32> = std::iter::from_fn(|| cells.pop()).collect();
         assert_eq!((rest, cells.is_empty()), (vec![1, 63, 64, 700, 1_000_000], true));
     }

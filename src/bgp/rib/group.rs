@@ -155,7 +155,7 @@ impl Group {
     }
 
     /// A peer joins and is to be sent all. `has`: prefixes that it may hold from us by other
-    /// settings (see [`Group::sent`]) and that are to be withdrawn where they don't go to this group.
+    /// settings (see [`Group::may_hold`]) and that are to be withdrawn where they don't go to this group.
     pub fn join(&mut self, id: PeerId, has: impl IntoIterator<Item = Prefix>) {
         let walk = Some(Walk { next: 0, families: self.settings.families });
         self.known.insert(id);
@@ -336,6 +336,16 @@ impl Group {
             let route = view.best.filter(|route| route.source.peer != id)?;
             Some((view.prefix, self.settings.exported(&view.prefix, &route)?))
         })
+    }
+
+    /// Prefixes that a member may hold from us, in no particular order: those that it gets, and those
+    /// that it has yet to be told of.
+    pub fn may_hold<'a>(&'a self, id: PeerId, rib: &'a Rib) -> impl Iterator<Item = Prefix> + 'a {
+        let owed = self.members.get(&id).into_iter().flat_map(|member| {
+            let changed = member.cells.iter().filter_map(|cell| Some(rib.cell(cell)?.0));
+            changed.chain(member.queue.iter().chain(&member.gone).copied())
+        });
+        self.sent(id, rib).map(|(prefix, _)| prefix).chain(owed)
     }
 
     /// Prefixes so far whose attributes fitted into no message, so that they were withdrawn.

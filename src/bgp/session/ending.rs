@@ -21,6 +21,13 @@ impl Session {
         self.plain |= refused_ours;
     }
 
+    pub(super) fn fail_established(&mut self, now: Instant, notification: Notification, out: &mut Vec<Action>) {
+        let established = self.conns.iter().find(|(_, conn)| conn.as_ref().is_some_and(Conn::is_up));
+        if let Some((side, _)) = established {
+            self.fail(now, side, notification, out);
+        }
+    }
+
     pub(super) fn fail(&mut self, now: Instant, side: Side, notification: Notification, out: &mut Vec<Action>) {
         self.lose(now, side, Reason::Sent(notification), out);
     }
@@ -88,9 +95,10 @@ pub(super) fn refuse(side: Side, why: Cease, out: &mut Vec<Action>) {
 }
 
 /// As it is sent to a peer that keeps routes across NOTIFICATION: Cease/1 to 4 mean a lasting or a
-/// wanted end and go as Hard Reset (RFC 8538 §5.1).
+/// wanted end and go as Hard Reset (RFC 8538 §5.1). So does BFD Down (RFC 9384): over a dead path no
+/// route is worth keeping.
 fn harden(notification: Notification) -> Notification {
-    let lasting = [Cease::MaxPrefixes, Cease::Shutdown, Cease::Deconfigured, Cease::Reset];
+    let lasting = [Cease::MaxPrefixes, Cease::Shutdown, Cease::Deconfigured, Cease::Reset, Cease::BfdDown];
     if lasting.iter().any(|why| notification.is_cease(*why)) {
         return Notification::hard_reset(&notification);
     }
@@ -105,6 +113,7 @@ mod tests {
     fn hard_reset_carries_what_it_stands_for() {
         let hard = harden(Notification::shutdown("bye"));
         assert_eq!((hard.code, hard.subcode, &*hard.data), (6, 9, &b"\x06\x02\x03bye"[..]));
+        assert!(harden(Notification::cease(Cease::BfdDown)).is_hard_reset());
         let collision = Notification::cease(Cease::Collision);
         assert_eq!(harden(collision.clone()), collision);
     }

@@ -83,6 +83,9 @@ pub enum Event {
     /// A local reason that won't pass soon, such as too many prefixes: tell the peer, then refuse
     /// it for [`Settings::long_back_off`](super::Settings::long_back_off)
     Close(Notification),
+    /// The session can't go on, for a reason outside of BGP that may pass at any time, such as a
+    /// dead path: tell the peer, and begin anew. Connections that are not established stay
+    Fail(Notification),
     /// [`Session::next_deadline`](super::Session::next_deadline) has passed
     Timeout,
 }
@@ -143,6 +146,7 @@ impl Reason {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Sent(Notification { code: 4, .. }) => "hold_timer_expired",
+            Self::Sent(Notification { code: 6, subcode: 10, .. }) => "bfd_down",
             Self::Sent(Notification { code: 8, .. }) => "send_hold_timer_expired",
             Self::Sent(_) => "notification_sent",
             Self::Received(_) => "notification_received",

@@ -133,6 +133,7 @@ impl Session {
             (_, Event::Stop(notification)) => self.halt(now, Mode::Stopped, &Reason::Sent(notification), out),
             (_, Event::Abandon) => self.halt(now, Mode::Abandoned, &Reason::Abandoned, out),
             (Mode::Running, Event::Close(notification)) => self.bar(now, notification, out),
+            (Mode::Running, Event::Fail(notification)) => self.fail_established(now, notification, out),
 
             (Mode::Running, Event::Connected(side)) => self.connected(now, side, out),
             (Mode::Stopped | Mode::Barred { .. }, Event::Connected(side)) => {
@@ -152,6 +153,7 @@ impl Session {
             | (
                 _,
                 Event::Close(_)
+                | Event::Fail(_)
                 | Event::ConnectFailed
                 | Event::Received(..)
                 | Event::Malformed(..)

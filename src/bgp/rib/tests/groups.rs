@@ -259,6 +259,30 @@ fn a_member_takes_a_shared_buffer_in_few_pieces() {
 }
 
 #[test]
+fn who_changes_groups_while_behind_is_still_told_of_withdrawals() {
+    let mut bench = Bench::new(&[2]);
+    let prefixes = ["10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8", "13.0.0.0/8"];
+    bench.rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &prefixes));
+    bench.flush();
+    // Its queue is full: one has gone, one is its own now. While it is behind the third goes.
+    bench.rib.update(PeerId(1), &withdraw(&["10.0.0.0/8"]));
+    bench.rib.update(PeerId(1), &reach(&path(&[65001, 7], "192.0.2.1"), &["11.0.0.0/8"]));
+    bench.rib.update(PeerId(2), &reach(&path(&[65002], "192.0.2.2"), &["11.0.0.0/8"]));
+    let changes = decide(&mut bench.rib, &anywhere, 1);
+    for chunk in bench.group.export(&changes) {
+        bench.group.lag(PeerId(2), &chunk);
+    }
+    bench.rib.update(PeerId(1), &withdraw(&["12.0.0.0/8"]));
+    bench.flush();
+
+    let has: Vec<_> = bench.group.may_hold(PeerId(2), &bench.rib).collect();
+    bench.group = Group::new(ExportSettings { next_hop_self: true, ..settings(true, false) });
+    bench.group.join(PeerId(2), has);
+    bench.catch_up();
+    assert_eq!(bench.ears[&PeerId(2)].names(), ["13.0.0.0/8 64512 65001"]);
+}
+
+#[test]
 fn attributes_that_fit_no_message_withdraw_the_route() {
     let mut bench = Bench::new(&[2]);
     bench.rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));

@@ -225,9 +225,7 @@ impl World {
             Event::Join(n) => {
                 // Nothing may be left of an earlier session; a change of settings is told.
                 if self.ears.contains_key(&id(n)) {
-                    let has: Vec<_> =
-                        self.groups[group_of(n)].sent(id(n), &self.rib).map(|(prefix, _)| prefix).collect();
-                    let has = has.into_iter().chain(self.ears[&id(n)].routes.keys().copied());
+                    let has: Vec<_> = self.groups[group_of(n)].may_hold(id(n), &self.rib).collect();
                     self.groups[group_of(n)].join(id(n), has);
                 } else {
                     self.groups[group_of(n)].join(id(n), []);

@@ -11,6 +11,7 @@ enum Step {
     Stop,
     Abandon,
     Close,
+    Fail,
     Dialled,
     DialFailed,
     Accepted,
@@ -104,6 +105,13 @@ impl Driver {
                 self.assert_closed();
             }
             Step::Close => self.feed(Event::Close(notification(6, 1))),
+            Step::Fail => {
+                let up = self.up.is_some();
+                self.feed(Event::Fail(notification(6, 10)));
+                assert!(self.up.is_none(), "over a dead path nothing stays up");
+                let error = self.bench.session.last_error().map(|error| error.reason.label());
+                assert!(!up || error == Some("bfd_down"), "{error:?}");
+            }
             Step::Dialled => {
                 if std::mem::take(&mut self.dialling) {
                     self.held[Side::Outgoing] = true;
@@ -219,6 +227,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Stop),
         1 => Just(Step::Abandon),
         1 => Just(Step::Close),
+        1 => Just(Step::Fail),
         6 => Just(Step::Dialled),
         2 => Just(Step::DialFailed),
         6 => Just(Step::Accepted),
