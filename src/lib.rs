@@ -9,9 +9,10 @@
 //! | [`net`] | family, prefix, AS number: words every layer shares |
 //! | [`config`] | TOML text → checked [`config::Config`] |
 //! | [`bgp`] | attributes, wire format, session, policy, RIB |
+//! | [`bfd`] | one BFD session, its packets, what its failure means for BGP |
 //! | [`forward`] | next hop → hop, direct or tunnel, wanted ↔ actual FIB |
 //! | [`firewall`] | which nftables rules the node needs |
-//! | [`io`] | tcp, netlink, tunnel, sysctl, nft, control socket, HTTP |
+//! | [`io`] | tcp, netlink, BFD sockets, tunnel, sysctl, nft, control socket, HTTP |
 //! | [`metrics`] | every Prometheus name, help, label |
 //! | [`view`] | what the daemon shows: the JSON of the control socket |
 //! | [`daemon`] | owners, queues, reload, shutdown |
@@ -21,6 +22,7 @@
 //! also names the setting types of the pure modules it configures; `bgp` and `forward` do not know
 //! each other; `io` modules do not know each other; `cli` talks to the daemon over its socket.
 
+pub mod bfd;
 pub mod bgp;
 pub mod cli;
 pub mod config;

@@ -13,6 +13,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::bfd;
 use crate::forward::duel::Kind;
 
 /// Kinds of BGP messages, as the `kind` label has them.
@@ -97,6 +98,42 @@ impl PeerMetrics {
     }
 }
 
+/// Counters of one peer's BFD session, fetched once.
+#[derive(Clone, Debug)]
+pub struct BfdMetrics {
+    /// Packets that were for it
+    pub received: IntCounter,
+    /// Packets sent
+    pub sent: IntCounter,
+    entered: [IntCounter; 4],
+}
+
+impl BfdMetrics {
+    /// The session came into a state.
+    pub fn entered(&self, state: bfd::State) {
+        self.entered[state as usize].inc();
+    }
+}
+
+/// Counters of BFD that belong to no session.
+#[derive(Clone, Debug)]
+pub struct BfdTotals {
+    discarded: [IntCounter; 9],
+    late: IntCounter,
+}
+
+impl BfdTotals {
+    /// A packet was discarded.
+    pub fn discarded(&self, reason: bfd::Discard) {
+        self.discarded[reason as usize].inc();
+    }
+
+    /// The thread ran late.
+    pub fn late(&self) {
+        self.late.inc();
+    }
+}
+
 /// What the gauges show, taken at scrape time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -142,6 +179,8 @@ pub struct PeerSnapshot {
     pub max_prefixes: u32,
     /// Prefixes rejected, by reason
     pub rejected: BTreeMap<String, usize>,
+    /// BFD sessions that are Up; none: it has no BFD
+    pub bfd_up: Option<usize>,
 }
 
 /// Gauges of the FIB.
@@ -171,6 +210,7 @@ pub struct Metrics {
     messages_sent: IntCounterVec,
     flaps: IntCounterVec,
     malformed: IntCounterVec,
+    bfd: BfdCounters,
     /// UPDATE read from the socket → route acknowledged by the kernel
     pub update_to_kernel: Histogram,
     /// Netlink batches written
@@ -201,6 +241,7 @@ struct Gauges {
     prefixes_advertised: IntGaugeVec,
     prefixes_stale: IntGaugeVec,
     prefixes_limit: IntGaugeVec,
+    bfd_up: IntGaugeVec,
     rib_prefixes: IntGauge,
     rib_paths: IntGauge,
     rib_attribute_sets: IntGauge,
@@ -257,8 +298,42 @@ impl Register<'_> {
     }
 }
 
+/// Counters of BFD.
+#[derive(Debug)]
+struct BfdCounters {
+    received: IntCounterVec,
+    sent: IntCounterVec,
+    transitions: IntCounterVec,
+    discarded: IntCounterVec,
+    late: IntCounter,
+}
+
+impl BfdCounters {
+    fn new(r: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            received: r.counters("bfd_packets_received_total", "BFD packets of a peer.", &["peer"])?,
+            sent: r.counters("bfd_packets_sent_total", "BFD packets sent to a peer.", &["peer"])?,
+            transitions: r.counters(
+                "bfd_session_transitions_total",
+                "Changes of state of a peer's BFD session, by the new state.",
+                &["peer", "state"],
+            )?,
+            discarded: r.counters("bfd_packets_discarded_total", "BFD packets discarded, by reason.", &["reason"])?,
+            late: r.counter("bfd_late_total", "Times the BFD thread ran more than 10 ms late.")?,
+        })
+    }
+}
+
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("wayleave")
+}
+
+fn update_to_kernel() -> prometheus::Result<HistogramOpts> {
+    let common_opts = opts(
+        "update_to_kernel_seconds",
+        "From reading an UPDATE to the kernel's acknowledgement of the route; one sample per netlink batch, of its oldest UPDATE.",
+    );
+    Ok(HistogramOpts { common_opts, buckets: prometheus::exponential_buckets(0.000_25, 2.0, 16)? })
 }
 
 fn int(value: usize) -> i64 {
@@ -307,6 +382,7 @@ impl Metrics {
                 &["peer"],
             )?,
             prefixes_limit: r.gauges("bgp_prefixes_limit", "max_prefixes of a peer; 0 is no limit.", &["peer"])?,
+            bfd_up: r.gauges("bfd_session_up", "BFD sessions of a peer that are Up.", &["peer"])?,
             rib_prefixes: r.gauge("rib_prefixes", "Prefixes with at least one path.")?,
             rib_paths: r.gauge("rib_paths", "Paths, rejected ones included.")?,
             rib_attribute_sets: r.gauge("rib_attribute_sets", "Distinct sets of path attributes.")?,
@@ -323,14 +399,6 @@ impl Metrics {
             devices: [d0?, d1?, d2?, d3?, d4?, d5?, d6?, d7?],
             resident: r.gauge("process_resident_memory_bytes", "Resident memory of the daemon.")?,
             cpu: r.add(Counter::with_opts(opts("process_cpu_seconds_total", "CPU time used by the daemon.")))?,
-        };
-        let latency = HistogramOpts::new("x", "x").buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?);
-        let latency = HistogramOpts {
-            common_opts: opts(
-                "update_to_kernel_seconds",
-                "From reading an UPDATE to the kernel's acknowledgement of the route; one sample per netlink batch, of its oldest UPDATE.",
-            ),
-            ..latency
         };
         Ok(Self {
             messages_received: r.counters(
@@ -353,7 +421,8 @@ impl Metrics {
                 "Malformed path attributes (RFC 7606), by what was done.",
                 &["peer", "outcome"],
             )?,
-            update_to_kernel: r.add(Histogram::with_opts(latency))?,
+            bfd: BfdCounters::new(&r)?,
+            update_to_kernel: r.add(Histogram::with_opts(update_to_kernel()?))?,
             netlink_batches: r.counter("netlink_batches_total", "Batches of route messages handed to the kernel.")?,
             netlink_acknowledged: r
                 .counter("netlink_routes_acknowledged_total", "Route messages the kernel accepted.")?,
@@ -380,8 +449,37 @@ impl Metrics {
         }
     }
 
+    /// Counters of the BFD session of a peer of the file.
+    pub fn bfd(&self, name: &str) -> BfdMetrics {
+        BfdMetrics {
+            received: self.bfd.received.with_label_values(&[name]),
+            sent: self.bfd.sent.with_label_values(&[name]),
+            entered: bfd::State::ALL.map(|state| self.bfd.transitions.with_label_values(&[name, state.name()])),
+        }
+    }
+
+    /// Counters of all of BFD.
+    pub fn bfd_totals(&self) -> BfdTotals {
+        BfdTotals {
+            discarded: bfd::Discard::ALL.map(|reason| self.bfd.discarded.with_label_values(&[reason.label()])),
+            late: self.bfd.late.clone(),
+        }
+    }
+
+    /// Drops the counters of a BFD session that left the file.
+    pub fn forget_bfd(&self, name: &str) {
+        // Absent is as good as removed.
+        for family in [&self.bfd.received, &self.bfd.sent] {
+            let _ = family.remove_label_values(&[name]);
+        }
+        for state in bfd::State::ALL {
+            let _ = self.bfd.transitions.remove_label_values(&[name, state.name()]);
+        }
+    }
+
     /// Drops the counters of a peer that left the file.
     pub fn forget_peer(&self, name: &str) {
+        self.forget_bfd(name);
         for kind in MessageKind::ALL {
             for family in [&self.messages_received, &self.messages_sent] {
                 // Absent is as good as removed.
@@ -414,7 +512,7 @@ impl Gauges {
             &self.prefixes_stale,
             &self.prefixes_limit,
         ];
-        for family in per_peer.into_iter().chain([&self.sessions, &self.prefixes_rejected]) {
+        for family in per_peer.into_iter().chain([&self.sessions, &self.prefixes_rejected, &self.bfd_up]) {
             family.reset();
         }
         for (name, peer) in &now.peers {
@@ -422,6 +520,9 @@ impl Gauges {
             let values = [peer.established, peer.received, peer.accepted, peer.advertised, peer.stale, limit];
             for (family, value) in per_peer.into_iter().zip(values) {
                 family.with_label_values(&[name.as_str()]).set(int(value));
+            }
+            if let Some(up) = peer.bfd_up {
+                self.bfd_up.with_label_values(&[name.as_str()]).set(int(up));
             }
             for (reason, count) in &peer.rejected {
                 self.prefixes_rejected.with_label_values(&[name.as_str(), reason.as_str()]).set(int(*count));

@@ -38,6 +38,10 @@ pub struct Status {
     pub drain: DrainStatus,
     /// Peers by session state
     pub sessions: BTreeMap<String, usize>,
+    /// BFD sessions by state
+    pub bfd_sessions: BTreeMap<String, usize>,
+    /// Scheduling of the BFD thread; none: there is none
+    pub bfd_priority: Option<String>,
     /// Routing table
     pub rib: RibStatus,
     /// Kernel routes
@@ -252,6 +256,43 @@ pub struct Peer {
     pub import: String,
     /// Policy of what is sent to it
     pub export: String,
+    /// Its BFD session; none: not configured
+    pub bfd: Option<Bfd>,
+}
+
+/// The BFD session beside a BGP session (RFC 5880). Intervals are seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Bfd {
+    /// `admindown down init up`
+    pub state: String,
+    /// Since when
+    pub since: String,
+    /// Why it is in this state
+    pub diagnostic: String,
+    /// What the peer said last of its own state
+    pub remote_state: String,
+    /// And why
+    pub remote_diagnostic: String,
+    /// Whether the peer is behind routers (RFC 5883)
+    pub multihop: bool,
+    /// Between our packets, as agreed on; none: the peer wants none
+    pub interval: Option<f64>,
+    /// Silence after which the peer counts as dead; none: it is not heard
+    pub detection_time: Option<f64>,
+    /// Whether the peer's BFD outlives its control plane (C bit)
+    pub remote_independent: bool,
+    /// Packets received since start
+    pub received: u64,
+    /// Packets sent since start
+    pub sent: u64,
+    /// Times the path failed: Up to Down, and nobody wanted it
+    pub failures: u64,
+    /// The last of them, in words
+    pub last_failure: Option<String>,
+    /// When that was
+    pub last_failure_at: Option<String>,
+    /// Why packets can't be sent or received
+    pub error: Option<String>,
 }
 
 /// Messages of one kind.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::show::{ago, list, or_dash, print, table};
 use super::{DaemonArgs, Error, client};
-use crate::view::Peer;
+use crate::view::{Bfd, Peer};
 
 /// Show the BGP neighbours
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ impl Peers {
 
 fn overview(peers: &Vec<Peer>, out: &mut impl Write) -> io::Result<()> {
     let mut rows =
-        table(["NAME", "ADDRESS", "ASN", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR"]);
+        table(["NAME", "ADDRESS", "ASN", "STATE", "SINCE", "BFD", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR"]);
     for peer in peers {
         rows.add_row([
             peer.name.clone(),
@@ -41,6 +41,7 @@ fn overview(peers: &Vec<Peer>, out: &mut impl Write) -> io::Result<()> {
             peer.asn.to_string(),
             peer.state.clone(),
             ago(&peer.since),
+            or_dash(peer.bfd.as_ref().map(|bfd| &bfd.state)),
             peer.received.to_string(),
             peer.accepted.to_string(),
             peer.advertised.to_string(),
@@ -80,6 +81,31 @@ fn detail(peer: &Peer, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "  families        {}", list(&agreed.families, ", "))?;
         writeln!(out, "  timers          hold {} s, keepalive {} s", agreed.hold_time, agreed.keepalive)?;
         writeln!(out, "  capabilities    {}", list(&agreed.capabilities, ", "))?;
+    }
+    if let Some(bfd) = &peer.bfd {
+        show_bfd(bfd, out)?;
+    }
+    Ok(())
+}
+
+fn show_bfd(bfd: &Bfd, out: &mut impl Write) -> io::Result<()> {
+    let hops = if bfd.multihop { "multihop" } else { "single hop" };
+    let because = |diagnostic: &str| match diagnostic {
+        "no diagnostic" => String::new(),
+        words => format!(" ({words})"),
+    };
+    let (why, remote_why) = (because(&bfd.diagnostic), because(&bfd.remote_diagnostic));
+    writeln!(out, "  bfd             {}{why} for {}, {hops}", bfd.state, ago(&bfd.since))?;
+    writeln!(out, "  bfd peer        {}{remote_why}", bfd.remote_state)?;
+    let milliseconds = |seconds: Option<f64>| or_dash(seconds.map(|seconds| format!("{} ms", seconds * 1000.0)));
+    let (interval, detection) = (milliseconds(bfd.interval), milliseconds(bfd.detection_time));
+    writeln!(out, "  bfd timers      a packet every {interval}, dead after {detection} of silence")?;
+    writeln!(out, "  bfd packets     {} received, {} sent", bfd.received, bfd.sent)?;
+    if let (Some(failure), Some(at)) = (&bfd.last_failure, &bfd.last_failure_at) {
+        writeln!(out, "  bfd failures    {}, the last {} ago: {failure}", bfd.failures, ago(at))?;
+    }
+    if let Some(error) = &bfd.error {
+        writeln!(out, "  bfd error       {error}")?;
     }
     Ok(())
 }

@@ -35,6 +35,10 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
     rows.add_row(["address", &format!("{}, AS {}, router id {}", status.address, status.asn, status.router_id)]);
     rows.add_row(["subnets", &format!("{} of pools {}", list(&status.subnets, ", "), list(&status.pools, ", "))]);
     rows.add_row(["sessions", &list(status.sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ")]);
+    if !status.bfd_sessions.is_empty() {
+        let sessions = list(status.bfd_sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ");
+        rows.add_row(["bfd", &format!("{sessions}; priority {}", or_dash(status.bfd_priority.as_ref()))]);
+    }
     let rib = &status.rib;
     rows.add_row([
         "rib",

@@ -71,12 +71,6 @@ impl Config {
         if self.bgp.mesh {
             said.push("bgp.mesh: this version finds no nodes in the store; write every node as a peer".to_owned());
         }
-        let bfd = self.bgp.peers.iter().filter(|peer| peer.bfd.is_some()).map(|peer| peer.name.as_str());
-        let bfd: Vec<&str> = bfd.collect();
-        if !bfd.is_empty() {
-            let peers = bfd.join(", ");
-            said.push(format!("bgp.peers.bfd ({peers}): this version has no BFD; a short hold_time finds a dead peer"));
-        }
         said
     }
 }

@@ -177,6 +177,9 @@ pub struct Bfd {
     pub interval: Duration,
     /// Packets that may be lost before the peer counts as dead, less one; 1 to 255
     pub multiplier: u8,
+    /// Whether the peer is behind routers (RFC 5883); `None`: as the TTL settings and the kind of
+    /// peering suggest
+    pub multihop: Option<bool>,
 }
 
 /// What a peer takes over from other sections or is compared with there.
@@ -383,5 +386,6 @@ fn bfd(table: &Table<'_>) -> Bfd {
     Bfd {
         interval: interval.unwrap_or(Duration::from_millis(100)),
         multiplier: table.number("multiplier", 1..=255).unwrap_or(3),
+        multihop: table.flag("multihop"),
     }
 }

@@ -17,10 +17,13 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
+use crate::bfd;
 use crate::bgp::session;
+use crate::daemon::bfd::Running;
 use crate::daemon::peers::{Listed, Request};
 use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
 use crate::daemon::{Handles, drain, time};
+use crate::io::bfd::Hops;
 use crate::io::netlink::query;
 use crate::net::Prefix;
 use crate::view;
@@ -123,6 +126,29 @@ fn view_peer(peer: Listed, counts: Counts) -> view::Peer {
         dynamic: peer.dynamic,
         import: peer.config.import.to_string(),
         export: peer.config.export.to_string(),
+        bfd: peer.bfd.as_ref().map(view_bfd),
+    }
+}
+
+fn view_bfd(running: &Running) -> view::Bfd {
+    let (status, (received, sent)) = (running.status(), running.packets());
+    let session = status.session;
+    view::Bfd {
+        state: session.state.name().to_owned(),
+        since: time(status.since),
+        diagnostic: session.diagnostic.to_string(),
+        remote_state: session.remote_state.name().to_owned(),
+        remote_diagnostic: session.remote_diagnostic.to_string(),
+        multihop: running.profile.hops != Hops::Single,
+        interval: session.transmit.map(|interval| interval.as_secs_f64()),
+        detection_time: session.detection.map(|time| time.as_secs_f64()),
+        remote_independent: session.independent,
+        received,
+        sent,
+        failures: status.failures,
+        last_failure: status.last_failure.map(|failure| failure.to_string()),
+        last_failure_at: status.last_failure.map(|failure| time(failure.at)),
+        error: status.error,
     }
 }
 
@@ -131,8 +157,11 @@ async fn status(State(handles): State<Handles>) -> Response {
     let node = handles.node.borrow().clone();
     let file = handles.file.borrow().clone();
     let peers = handles.peers().await;
-    let mut sessions: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut sessions, mut bfd_sessions) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
     for (peer, _) in &peers {
+        if let Some(bfd) = &peer.bfd {
+            *bfd_sessions.entry(bfd.status().session.state.name().to_owned()).or_default() += 1;
+        }
         *sessions.entry(peer.status.state.name().to_owned()).or_default() += 1;
     }
     let config = handles.config.borrow().clone();
@@ -151,6 +180,8 @@ async fn status(State(handles): State<Handles>) -> Response {
         ready_reason: routing.ready_reason,
         drain: handles.drain.borrow().clone(),
         sessions,
+        bfd_sessions,
+        bfd_priority: handles.bfd.get().map(ToString::to_string),
         rib: routing.rib,
         fib: routing.fib,
         tunnel,
@@ -182,6 +213,21 @@ fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
     for (peer, _) in peers.iter().filter(|(peer, _)| missed(peer) && status.drain.state != "drained") {
         let why = peer.status.last_error.as_ref().map_or("no connection yet", |(text, _)| text);
         found.push(format!("peer {} is {}: {why}", peer.name, peer.status.state));
+    }
+    for (peer, _) in peers {
+        let established = peer.status.state == session::State::Established;
+        let Some(status) = peer.bfd.as_ref().map(Running::status).filter(|_| established) else { continue };
+        let state = status.session.state;
+        if let Some(error) = status.error {
+            found.push(format!("peer {}: BFD packets can't be sent or received: {error}", peer.name));
+        } else if state != bfd::State::Up {
+            let said = match (status.session.remote_state, status.session.detection) {
+                (bfd::State::AdminDown, _) => "the peer has taken it down",
+                (_, None) => "the peer doesn't answer",
+                (_, Some(_)) => "the peer says that it hears nothing of us",
+            };
+            found.push(format!("peer {} is established without BFD, which is {state}: {said}", peer.name));
+        }
     }
     if status.fib.failed > 0 {
         let first =

@@ -8,10 +8,12 @@
 //! | `drain` | how far the node has left the network | control socket, a timer |
 //! | `node` | tunnel, sysctls, firewall table | events of its own, reload, timers |
 //! | FIB writer thread | the netlink socket that writes routes | routing |
+//! | BFD thread | all BFD sessions and their sockets | `peers`, its timers and sockets |
 //!
 //! No locks between them; every queue is bounded, and where one would grow its owner keeps a set of
 //! what is dirty instead.
 
+mod bfd;
 pub mod clean;
 mod connection;
 mod control;
@@ -28,7 +30,7 @@ mod scrape;
 mod settings;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,6 +93,7 @@ struct Handles {
     metrics: Arc<Metrics>,
     identity: identity::Identity,
     config: watch::Receiver<Arc<Config>>,
+    bfd: Arc<OnceLock<crate::io::bfd::Priority>>,
     since: SystemTime,
 }
 
@@ -140,11 +143,13 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let node_task = tokio::spawn(node.run(node_queue));
 
     let (peer_requests, peer_queue) = mpsc::channel(REQUESTS);
+    let bfd = Arc::default();
     let peers = peers::Peers::new(
         Arc::clone(&config),
         identity.clone(),
         inputs.clone(),
         Arc::clone(&metrics),
+        bfd::Bfd::new(Arc::clone(&metrics), Arc::clone(&bfd)),
         preserved,
         drain.farewell(),
     )
@@ -169,6 +174,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         metrics: Arc::clone(&metrics),
         identity,
         config: config_status,
+        bfd,
         since,
     };
     if let Some(listen) = config.metrics.listen {

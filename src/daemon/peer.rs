@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::bfd;
 use crate::bgp::message::{FaultOutcome, Message, Notification, Update};
 use crate::bgp::rib::PeerId;
 use crate::bgp::session::{Action, Event, Negotiated, PerSide, Reason, Session, Settings, Side, State};
@@ -44,6 +45,8 @@ pub enum Command {
     Close(Notification),
     /// The peer is no longer wanted: say so, then end
     Stop(Notification),
+    /// BFD says that the path is dead; `independent`: by a forwarding plane that outlives BGP
+    PathFailed { independent: bool },
     /// The node is drained: say so, stay idle until [`Command::Open`]
     Shut(Notification),
     /// It is drained no more
@@ -181,6 +184,10 @@ impl PeerTask {
     pub async fn run(mut self) {
         let routing = self.routing.clone();
         self.handle(Event::Start);
+        // Who has called already need not be called.
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
         while !(self.stopping && self.pending.is_empty()) {
             let deadline = self.session.next_deadline().map(Instant::from_std);
             tokio::select! {
@@ -190,7 +197,6 @@ impl PeerTask {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                result = dialled(&mut self.dial) => self.dialled(result),
                 // A full queue stops the reading, never the timers.
                 permit = routing.reserve(), if !self.pending.is_empty() => {
                     let Ok(permit) = permit else { return };
@@ -199,6 +205,8 @@ impl PeerTask {
                     }
                 }
                 (side, read) = fill(&mut self.connections), if self.pending.is_empty() => self.read(side, &read),
+                // Last: an OPEN that waits may make a dial needless, and two connections are one too many.
+                result = dialled(&mut self.dial) => self.dialled(result),
             }
             self.publish();
         }
@@ -249,6 +257,7 @@ impl PeerTask {
                 self.handle(Event::Stop(notification));
                 self.stopping = true;
             }
+            Command::PathFailed { independent } => self.path_failed(independent),
             Command::Shut(notification) => {
                 self.handle(Event::Stop(notification));
                 self.shut = true;
@@ -262,6 +271,16 @@ impl PeerTask {
                 self.handle(Event::Abandon);
                 self.stopping = true;
             }
+        }
+    }
+
+    fn path_failed(&mut self, independent: bool) {
+        let established = self.session.state() == State::Established;
+        let client = if established { bfd::Client::Established } else { bfd::Client::NotEstablished };
+        match bfd::on_failure(client, independent) {
+            bfd::Effect::EndSession => self.handle(Event::Fail(Notification::cease(Cease::BfdDown))),
+            bfd::Effect::DropStale => self.pending.push_back(Input::Down { peer: self.id, restart: None }),
+            bfd::Effect::None => {}
         }
     }
 

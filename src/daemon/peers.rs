@@ -20,6 +20,7 @@ use crate::bgp::rib::PeerId;
 use crate::bgp::session::State;
 use crate::bgp::wire::{self, Cease};
 use crate::config::{self, Config, PeerAddress};
+use crate::daemon::bfd::{Bfd, Running, Watched};
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::{Command, PeerTask, Profile, Status};
 use crate::daemon::routing::{Input, NewPeer};
@@ -81,6 +82,8 @@ pub struct Listed {
     pub messages: Vec<(&'static str, u64, u64)>,
     /// Whether it belongs to a range
     pub dynamic: bool,
+    /// Its BFD session
+    pub bfd: Option<Running>,
 }
 
 struct Handle {
@@ -91,6 +94,7 @@ struct Handle {
     status: watch::Receiver<Status>,
     metrics: PeerMetrics,
     dynamic: bool,
+    bfd: Option<Running>,
     task: JoinHandle<()>,
 }
 
@@ -103,6 +107,7 @@ pub struct Peers {
     listeners: Vec<Arc<Listener>>,
     routing: mpsc::Sender<Input>,
     metrics: Arc<Metrics>,
+    bfd: Bfd,
     next_id: u32,
     preserved: PerFamily<bool>,
     /// The node is drained: there are to be no sessions
@@ -118,6 +123,7 @@ impl Peers {
         identity: Identity,
         routing: mpsc::Sender<Input>,
         metrics: Arc<Metrics>,
+        bfd: Bfd,
         preserved: PerFamily<bool>,
         farewell: Option<Notification>,
     ) -> std::io::Result<Self> {
@@ -140,6 +146,7 @@ impl Peers {
             listeners,
             routing,
             metrics,
+            bfd,
             next_id: 0,
             preserved,
             farewell,
@@ -198,6 +205,7 @@ impl Peers {
             status: handle.status.borrow().clone(),
             messages: handle.metrics.messages().map(|(kind, received, sent)| (kind.label(), received, sent)).collect(),
             dynamic: handle.dynamic,
+            bfd: handle.bfd.clone(),
         };
         self.known.iter().map(listed).collect()
     }
@@ -232,8 +240,30 @@ impl Peers {
         }
         let task =
             PeerTask::new(id, profile, Some(self.preserved), queue, self.routing.clone(), publish, metrics.clone());
-        let task = tokio::spawn(task.run().instrument(info_span!("peer", name)));
-        self.known.insert(address, Handle { id, name, config: peer, commands, status, metrics, dynamic, task });
+        let mut bfd = None;
+        let wanted = settings::bfd(&self.identity, &peer, address, self.farewell.is_some());
+        let watched = Watched { address, name: &peer.name, commands: &commands };
+        self.bfd.bring(&watched, wanted, &mut bfd).instrument(info_span!("peer", name)).await;
+        let restarts = self.farewell.is_none() && self.preserved.iter().any(|(_, preserved)| *preserved);
+        let first = bfd.clone().filter(|_| restarts).map(Running::answered);
+        let run = async {
+            if let Some(first) = first {
+                first.await;
+            }
+            task.run().await;
+        };
+        let task = tokio::spawn(run.instrument(info_span!("peer", name)));
+        self.known.insert(address, Handle { id, name, config: peer, commands, status, metrics, dynamic, bfd, task });
+    }
+
+    /// Brings a peer's BFD session to what its settings say, or to its end.
+    async fn watch(&mut self, address: IpAddr, configured: bool) {
+        let Some(handle) = self.known.get_mut(&address) else { return };
+        let wanted =
+            settings::bfd(&self.identity, &handle.config, address, self.farewell.is_some()).filter(|_| configured);
+        let peer = Watched { address, name: &handle.config.name, commands: &handle.commands };
+        let span = info_span!("peer", name = handle.name);
+        self.bfd.bring(&peer, wanted, &mut handle.bfd).instrument(span).await;
     }
 
     fn profile(&self, address: IpAddr, peer: &config::Peer, id: PeerId) -> Profile {
@@ -293,6 +323,7 @@ impl Peers {
 
     /// Ends a peer and its routes.
     async fn end(&mut self, address: IpAddr) {
+        self.watch(address, false).await;
         let Some(handle) = self.known.remove(&address) else { return };
         // A full queue or a dead task both end with the abort below.
         let _ = handle.commands.send(Command::Stop(Notification::cease(Cease::Deconfigured))).await;
@@ -350,6 +381,7 @@ impl Peers {
             handle.config = peer;
             let _ = handle.commands.send(Command::Configure(Box::new(profile))).await;
         }
+        self.watch(address, true).await;
     }
 
     /// Ends all sessions; new ones are refused until [`open`](Self::open).
@@ -364,13 +396,22 @@ impl Peers {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, closed).await;
+        // Last: BIRD and FRR end a BGP session that still stands at an AdminDown.
+        self.watch_all().await;
     }
 
     async fn open(&mut self) {
         if self.farewell.take().is_some() {
+            self.watch_all().await;
             for handle in self.known.values() {
                 let _ = handle.commands.send(Command::Open).await;
             }
+        }
+    }
+
+    async fn watch_all(&mut self) {
+        for address in self.known.keys().copied().collect::<Vec<_>>() {
+            self.watch(address, true).await;
         }
     }
 
@@ -400,6 +441,8 @@ impl Peers {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, all).await;
+        // Last: nobody shall take the silence of BFD for a dead path (RFC 5882 §3.2).
+        let _ = tokio::time::timeout(GOODBYE, self.bfd.leave()).await;
     }
 }
 

@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
+use crate::bfd;
 use crate::bgp::session;
 use crate::daemon::Handles;
 use crate::io::procfs;
@@ -81,6 +82,9 @@ async fn snapshot(handles: &Handles) -> Snapshot {
         peer.accepted += counts.accepted;
         peer.advertised += counts.advertised;
         peer.stale += counts.stale;
+        if let Some(bfd) = &listed.bfd {
+            *peer.bfd_up.get_or_insert(0) += usize::from(bfd.status().session.state == bfd::State::Up);
+        }
         for (reason, count) in counts.rejected {
             *peer.rejected.entry(reason).or_default() += count;
         }

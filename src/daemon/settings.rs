@@ -1,22 +1,25 @@
 //! The file's words → the settings of the pure modules.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bfd;
 use crate::bgp::message::GracefulRestart;
 use crate::bgp::policy::{self, Edit, ExportScope, ImportScope, Rules};
 use crate::bgp::rib::{ExportSettings, PeerId, PeerInfo};
 use crate::bgp::session::{self, Negotiated};
 use crate::config::{self, Config};
+use crate::daemon::bfd as watch;
 use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::Profile;
 use crate::forward;
+use crate::io::bfd::Hops;
 use crate::io::netlink::Ours;
 use crate::io::tcp::{StreamOptions, Ttl};
-use crate::net::{Family, PerFamily};
+use crate::net::{Family, PerFamily, Prefix};
 
 /// How long an attempt to connect may take at most; less where `connect_retry` is less.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -36,13 +39,9 @@ pub fn profile(identity: &Identity, peer: &config::Peer, address: IpAddr, id: Pe
         (None, None) if external => Ttl::Hops(1),
         (None, None) => Ttl::System,
     };
-    let same_family = Family::of(identity.address) == Family::of(address);
     Profile {
         remote: SocketAddr::new(address, peer.port),
-        local: peer
-            .local_address
-            .or_else(|| same_family.then_some(identity.address))
-            .filter(|_| !external || peer.local_address.is_some()),
+        local: local_address(identity, peer, address),
         password: peer.password.as_ref().map(|password| password.expose().into()),
         stream: StreamOptions { ttl, user_timeout: None },
         dial_timeout: peer.connect_retry.min(DIAL_LIMIT),
@@ -61,6 +60,31 @@ pub fn profile(identity: &Identity, peer: &config::Peer, address: IpAddr, id: Pe
             seed: rand::random::<u64>() ^ u64::from(id.0),
         },
     }
+}
+
+/// Our end: as the file says, else the node's address towards iBGP peers, else the kernel's choice.
+fn local_address(identity: &Identity, peer: &config::Peer, address: IpAddr) -> Option<IpAddr> {
+    let internal = peer.asn == identity.asn && Family::of(identity.address) == Family::of(address);
+    peer.local_address.or_else(|| internal.then_some(identity.address))
+}
+
+/// How a peer's path is watched by BFD; none: not at all. `drained`: there are to be no sessions.
+pub fn bfd(identity: &Identity, peer: &config::Peer, address: IpAddr, drained: bool) -> Option<watch::Profile> {
+    let wanted = peer.bfd?;
+    let internal = peer.asn == identity.asn;
+    // As other speakers guess: eBGP is on the link unless it is said not to be, iBGP is anywhere.
+    let by_ttl = peer.multihop.is_some() || peer.ttl_security.map_or(internal, |hops| hops > 1);
+    // The TTL is only checked where the peer has agreed to send with 255; not all do.
+    let least_ttl = peer.ttl_security.map_or(0, |hops| u8::MAX - hops.saturating_sub(1));
+    Some(watch::Profile {
+        local: local_address(identity, peer, address),
+        hops: if wanted.multihop.unwrap_or(by_ttl) { Hops::Multi { least_ttl } } else { Hops::Single },
+        settings: bfd::Settings {
+            interval: wanted.interval,
+            multiplier: NonZeroU8::new(wanted.multiplier).unwrap_or(NonZeroU8::MIN),
+            admin_down: drained,
+        },
+    })
 }
 
 fn graceful_restart(peer: &config::Peer) -> Option<GracefulRestart> {
@@ -193,5 +217,57 @@ pub fn forwarding(config: &Config, tunnel_device: Option<u32>, objects: bool) ->
         protocol: config.kernel.protocol,
         objects,
         guard: config.kernel.link_guard,
+    }
+}
+
+/// In which families forwarding has outlived the former run, so that peers may go on using what
+/// they keep of it (F bit, RFC 4724 §3). `own`: what that run has left in the kernel; `uptime`: of
+/// the kernel.
+pub fn preserved(config: &Config, own: impl Iterator<Item = Prefix>, uptime: Option<Duration>) -> PerFamily<bool> {
+    let mut left = PerFamily::new(false, false);
+    own.for_each(|prefix| left[prefix.family()] = true);
+    // What peers keep for longer than the kernel runs would be of a former life of the host.
+    let times = config.bgp.peers.iter().map(|peer| peer.graceful_restart);
+    let longest = times.fold(config.bgp.graceful_restart, Duration::max);
+    let same_life = uptime.is_some_and(|uptime| uptime > longest);
+    let has_subnet = |family| config.network.subnets.iter().flatten().any(|subnet| subnet.family() == family);
+    // A subnet leaves at least its blackhole. Where there was nothing to leave, nothing is lost.
+    let nothing_lost = |family| same_life && !has_subnet(family);
+    PerFamily::from_fn(|family| !config.kernel.install || left[family] || nothing_lost(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_outlived_the_former_run() {
+        const RUNNING: u64 = 86_400;
+        // (why, configuration, left in the kernel, seconds since the host booted, kept: IPv4, IPv6)
+        type Case<'a> = (&'a str, &'a str, &'a [&'a str], u64, [bool; 2]);
+        let cases: [Case<'_>; 7] = [
+            ("routes of one family were left", "", &["10.0.0.0/8"], RUNNING, [true, true]),
+            ("a host just booted, and nothing was left", "", &[], 60, [false, false]),
+            ("something was left all the same", "", &["fd00::/8"], 60, [false, true]),
+            ("the blackhole of a subnet is missing", "subnets = [\"10.244.7.0/24\"]", &[], RUNNING, [false, true]),
+            ("it is there", "subnets = [\"10.244.7.0/24\"]", &["10.244.7.0/24"], RUNNING, [true, true]),
+            ("a reflector forwards nothing itself", "[kernel]\ninstall = false", &[], 60, [true, true]),
+            (
+                "peers keep it for longer than the host is up",
+                "[[bgp.peers]]\naddress = \"192.0.2.1\"\nasn = 1\n\
+              graceful_restart = \"4000s\"",
+                &[],
+                3000,
+                [false, false],
+            ),
+        ];
+        for (why, text, own, uptime, wanted) in cases {
+            let text = format!("[network]\npools = [\"10.0.0.0/8\"]\n{text}\n[bgp]\nasn = 64512\n");
+            let text = if text.contains("subnets") { text } else { text.replace("pools", "subnets = []\npools") };
+            let config = config::parse(&text, &mut |_| unreachable!()).unwrap();
+            let own = own.iter().map(|prefix| prefix.parse().unwrap());
+            let kept = preserved(&config, own, Some(Duration::from_secs(uptime)));
+            assert_eq!([kept[Family::Ipv4], kept[Family::Ipv6]], wanted, "{why}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Effects: sockets, kernel, files, other programs. Thin: every module here carries out what it is
 //! told and decides nothing; none knows another, but all may use [`files`].
 
+pub mod bfd;
 pub mod clock;
 pub mod files;
 pub mod netlink;

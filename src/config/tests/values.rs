@@ -91,7 +91,7 @@ fn default_peer() {
 #[test]
 fn peers() {
     type Is = fn(&Peer) -> bool;
-    let cases: [(&str, &str, Is); 20] = [
+    let cases: [(&str, &str, Is); 21] = [
         ("a name", "name = \"tor-a\"", |p| p.name == "tor-a"),
         ("an own hold time", "hold_time = \"0s\"", |p| p.hold_time.duration().is_zero()),
         ("the shortest hold time", "hold_time = \"3s\"", |p| p.hold_time.seconds() == 3),
@@ -113,7 +113,10 @@ fn peers() {
         ("a policy", "import = \"mine\"", |p| p.import == Import::Named("mine".to_owned())),
         ("export to nobody", "export = \"none\"", |p| p.export == Export::None),
         ("a source", "local_address = \"192.0.2.7\"", |p| p.local_address == "192.0.2.7".parse::<IpAddr>().ok()),
-        ("defaults of bfd", "bfd = {}", |p| p.bfd == Some(Bfd { interval: Duration::from_millis(100), multiplier: 3 })),
+        ("defaults of bfd", "bfd = {}", |p| {
+            p.bfd == Some(Bfd { interval: Duration::from_millis(100), multiplier: 3, multihop: None })
+        }),
+        ("bfd on the link", "bfd = { multihop = false }", |p| p.bfd.is_some_and(|bfd| bfd.multihop == Some(false))),
         ("IPv4 comes first", "families = [\"ipv6\", \"ipv4\", \"ipv6\"]", |p| p.families == Family::ALL),
         ("IPv6 over IPv4", "families = [\"ipv6\"]", |p| p.families == [Family::Ipv6]),
     ];

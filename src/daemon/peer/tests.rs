@@ -120,3 +120,31 @@ async fn a_peer_that_we_do_not_read_from_does_not_die_of_it() {
     assert!(died.await.is_ok(), "a peer that is silent is dead, whatever the routing task does");
     assert!(status.borrow().last_error.as_ref().is_some_and(|(error, _)| error.contains("hold timer expired")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_path_ends_the_session_and_what_is_kept_goes_if_forwarding_is_known_to_have_died() {
+    let (_far, mut inputs, mut status, commands) = established().await;
+    let mut next = async || loop {
+        match inputs.recv().await.unwrap() {
+            Input::Up(_) => return "up",
+            Input::Down { restart: None, .. } => return "gone",
+            Input::Down { .. } => return "kept",
+            _ => {}
+        }
+    };
+    assert_eq!(next().await, "up");
+    commands.send(Command::PathFailed { independent: false }).await.unwrap();
+    assert_eq!(next().await, "gone");
+    status.wait_for(|status| status.state != State::Established).await.unwrap();
+    assert!(status.borrow().last_error.as_ref().is_some_and(|(error, _)| error.contains("BFD down")));
+    // Not established: a BFD that shares the fate of its control plane says nothing, the other does.
+    for independent in [false, true] {
+        commands.send(Command::PathFailed { independent }).await.unwrap();
+    }
+    assert_eq!(next().await, "gone");
+    commands.send(Command::Stop(Notification::shutdown(""))).await.unwrap();
+    drop(commands);
+    while let Some(input) = inputs.recv().await {
+        assert!(!matches!(input, Input::Down { .. }), "one of the two is enough");
+    }
+}

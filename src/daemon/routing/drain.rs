@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Routing;
-use super::sync::Sync;
+use crate::bgp::sync::Sync;
 use crate::daemon::drain::Stage;
 
 /// How long routes from before the drain wait for their peer to send them again.

@@ -28,9 +28,10 @@ impl Routing {
         self.ends.ops.is_some() && due && !self.is_held()
     }
 
-    /// What a former run left is not touched before the first synchronisation.
+    /// What a former run left is not touched before the first synchronisation, nor before all of that
+    /// is decided.
     fn is_held(&self) -> bool {
-        self.adopted && !self.sync.is_ready() && !self.sync.is_settled(Instant::now().into_std())
+        self.adopted && !self.sync.is_ready() && (self.is_deferred() || !self.rib.is_settled())
     }
 
     /// Hands the writer the nexthop objects that are due. Whether no route needs to wait for one.

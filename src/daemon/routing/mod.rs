@@ -11,8 +11,6 @@ mod drain;
 mod kernel;
 mod outbound;
 mod repairs;
-mod restarts;
-mod sync;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -31,13 +29,13 @@ use self::comparison::{Comparison, EVERY};
 use self::kernel::{Ends, dumped, receive, reserve};
 use self::outbound::Outbound;
 use self::repairs::Repairs;
-use self::restarts::{Expired, Restarts};
-use self::sync::Sync;
 use crate::bgp::attrs::{Attrs, ExtCommunity};
 use crate::bgp::message::{Notification, RefreshKind, RouteRefresh, Update};
 use crate::bgp::policy;
+use crate::bgp::restarts::{Expired, Restarts};
 use crate::bgp::rib::{Change, Chosen, PeerId, Rib, Selection};
 use crate::bgp::session::Negotiated;
+use crate::bgp::sync::Sync;
 use crate::config::{self, Config};
 use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
@@ -232,7 +230,7 @@ impl Routing {
         if adopted {
             tracing::info!(routes = dump.own.len(), "routes of a former run adopted");
         }
-        let preserved = sync::preserved(&config, dump.own.iter().map(|(prefix, _)| *prefix), procfs::uptime());
+        let preserved = settings::preserved(&config, dump.own.iter().map(|(prefix, _)| *prefix), procfs::uptime());
         let addresses = dump.addresses.iter().map(|address| address.addr).collect();
         let mut forwarder = Forwarder::new(Settings { guard, ..settings::forwarding(&config, tunnel, objects) });
         forwarder.adopt(dump);
@@ -270,6 +268,8 @@ impl Routing {
             routing.outbound.hold();
         }
         routing.originate();
+        // What we announce ourselves waits for nobody.
+        routing.decide_now(usize::MAX);
         Ok((routing, preserved))
     }
 
@@ -279,7 +279,7 @@ impl Routing {
         loop {
             let deadline = self.next_deadline();
             let writes = self.may_write();
-            let undecided = !self.rib.is_settled();
+            let undecided = !self.rib.is_settled() && !self.is_deferred();
             let Ends { ops, reports, kernel, dump, .. } = &mut self.ends;
             tokio::select! {
                 count = inputs.recv_many(&mut taken, INPUTS) => {
@@ -623,9 +623,21 @@ impl Routing {
         }
     }
 
-    /// Decides for about `most` of the prefixes that wait, and passes on what changed; again, where
-    /// what changed leads to next hops of others.
+    /// Decides for about `most` of the prefixes that wait, if anything is to be decided yet.
     fn decide(&mut self, most: usize) {
+        if !self.is_deferred() {
+            self.decide_now(most);
+        }
+    }
+
+    /// RFC 4724 §4.1: while we restart, peers go on as before. From a part of what is to come we would
+    /// choose, and tell them, detours that nobody takes, and some of them would lead in circles.
+    fn is_deferred(&self) -> bool {
+        self.adopted && !self.sync.is_ready() && !self.sync.is_settled(Instant::now().into_std())
+    }
+
+    /// Passes on what changed by the decision; again, where that leads to next hops of others.
+    fn decide_now(&mut self, most: usize) {
         let mut left = most;
         for _ in 0..ROUNDS {
             let moved = self.forwarder.settle();
@@ -633,11 +645,14 @@ impl Routing {
                 self.rib.next_hops_changed(&moved);
             }
             if self.rib.is_settled() {
-                // Nothing is left of what these sent before they went.
+                if self.returning.is_empty() {
+                    return;
+                }
+                // Nothing is left of what these sent before they went: what they sent since counts.
                 for source in self.returning.drain(..) {
                     self.forwarder.source_up(source);
                 }
-                return;
+                continue;
             }
             let selection = self.selection();
             let mut changes = std::mem::take(&mut self.changes);
@@ -656,7 +671,7 @@ impl Routing {
                 changes.clear();
             }
             self.changes = changes;
-            if left == 0 {
+            if left == 0 && !self.rib.is_settled() {
                 return;
             }
         }

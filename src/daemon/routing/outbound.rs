@@ -97,7 +97,7 @@ impl Outbound {
         if *group.settings() == settings {
             return;
         }
-        let has: Vec<Prefix> = group.sent(id, rib).map(|(prefix, _)| prefix).collect();
+        let has: Vec<Prefix> = group.may_hold(id, rib).collect();
         self.leave_group(id, former);
         let index = self.group(settings);
         if let Some(Some(group)) = self.groups.get_mut(index) {
@@ -205,7 +205,7 @@ impl Outbound {
                 }
             }
         }
-        if member.walked && member.owes_end && !self.holding {
+        if member.walked && group.is_synced(id) && member.owes_end && !self.holding {
             member.owes_end = false;
             let families = group.settings().families;
             for (family, _) in families.iter().filter(|(_, on)| **on) {
@@ -241,4 +241,73 @@ fn demarcation(family: Family, kind: RefreshKind, settings: &ExportSettings) -> 
     let mut bytes = Vec::new();
     wire::encode(&Message::RouteRefresh(RouteRefresh { family, kind }), &settings.codec, &mut bytes);
     bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::bgp::attrs::Attrs;
+    use crate::bgp::message::Codec;
+    use crate::bgp::policy::{Export, ExportScope};
+    use crate::bgp::rib::Selection;
+    use crate::net::Asn;
+
+    const A: PeerId = PeerId(1);
+
+    fn settings() -> ExportSettings {
+        ExportSettings {
+            external: false,
+            client: false,
+            local_asn: Asn(64512),
+            cluster_id: Ipv4Addr::LOCALHOST,
+            next_hop_self: false,
+            ends_ipip: false,
+            graceful_shutdown: false,
+            next_hops: PerFamily::new(Some(Ipv4Addr::LOCALHOST.into()), None),
+            families: PerFamily::new(true, false),
+            export: Arc::new(Export { scope: ExportScope::All, pools: Arc::default() }),
+            codec: Codec::INITIAL,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_after_the_end_of_rib_that_was_held_back() {
+        let mut rib = Rib::new();
+        let (queue, mut chunks) = mpsc::channel(1);
+        let mut outbound = Outbound::default();
+        outbound.hold();
+        outbound.join(A, settings(), queue);
+        let (id, place) = outbound.room().await;
+        outbound.catch_up(id, place, &rib);
+
+        // More than its queue takes, and more than one step of catching up.
+        for n in 0..10_000 {
+            let prefix = Prefix::new(Ipv4Addr::from_bits(0x0a00_0000 | n << 8).into(), 24);
+            let attrs = Attrs { med: Some(n), ..Attrs::originate(Ipv4Addr::UNSPECIFIED.into()) };
+            rib.originate(prefix, attrs);
+        }
+        let (mut changes, selection) = (Vec::new(), Selection { multipath: 1, backups: false });
+        rib.decide(&|_, _| Some(0), selection, usize::MAX, &mut changes);
+        outbound.export(&changes);
+        outbound.release();
+
+        let mut told = Vec::new();
+        while !outbound.is_told() || !chunks.is_empty() {
+            tokio::select! {
+                Some(chunk) = chunks.recv() => told.extend_from_slice(&chunk),
+                (id, place) = outbound.room() => outbound.catch_up(id, place, &rib),
+            }
+        }
+        let mut end = Vec::new();
+        wire::encode_end_of_rib(Family::Ipv4, &mut end);
+        let ends: Vec<usize> =
+            told.windows(end.len()).enumerate().filter(|(_, part)| *part == end).map(|(at, _)| at).collect();
+        assert!(told.len() > 4 * STEP, "{}", told.len());
+        assert_eq!(ends, [told.len() - end.len()]);
+    }
 }

@@ -1,14 +1,16 @@
 //! A kernel to test against: it carries writes out, drops what a real one drops, and tells of it
 //! as a real one does, which is to say not always.
+//!
+//! `tests/sim` has the same file: all its words come from the module above it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use super::*;
-use crate::net::Family;
 
 /// Table, links and addresses, and what it has said so far.
 #[derive(Debug, Default)]
-pub(super) struct Kernel {
+pub struct Kernel {
     pub links: BTreeMap<u32, Link>,
     pub addresses: Vec<Address>,
     pub foreign: Vec<ForeignRoute>,
@@ -28,20 +30,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn new() -> Self {
-        let links = [link(ETH0, "eth0"), link(ETH1, "eth1"), link(TUNNEL, "wayleave0")];
-        Self {
-            links: links.into_iter().map(|link| (link.index, link)).collect(),
-            addresses: vec![
-                address(ETH0, "192.0.2.11/24"),
-                address(ETH0, "2001:db8:1::11/64"),
-                address(ETH1, "198.51.100.11/24"),
-            ],
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn dump(&self) -> Dump {
+    pub fn dump(&self) -> Dump {
         Dump {
             links: self.links.values().cloned().collect(),
             addresses: self.addresses.clone(),
@@ -53,7 +42,7 @@ impl Kernel {
 
     // ---- what the writer asks for ----
 
-    pub(super) fn carry_out(&mut self, op: &FibOp) -> Result<(), OpError> {
+    pub fn carry_out(&mut self, op: &FibOp) -> Result<(), OpError> {
         self.written += 1;
         if self.refuse > 0 {
             self.refuse -= 1;
@@ -91,7 +80,7 @@ impl Kernel {
         Ok(())
     }
 
-    pub(super) fn carry_out_nexthop(&mut self, op: &NexthopOp) -> Result<(), OpError> {
+    pub fn carry_out_nexthop(&mut self, op: &NexthopOp) -> Result<(), OpError> {
         let (id, nexthop) = match op {
             NexthopOp::Set(id, nexthop) => (*id, nexthop),
             NexthopOp::Remove(id) => {
@@ -109,7 +98,7 @@ impl Kernel {
             if !self.links.get(&hop.device).ok_or(OpError::Unreachable)?.carrier {
                 return Err(OpError::Unreachable);
             }
-            self.check(&via(&[*hop]))?;
+            self.check(&Target::Via([*hop].into()))?;
         }
         let is_hop = |id| matches!(self.nexthops.get(&id), Some(Nexthop::Hop(..)));
         assert!(!matches!(nexthop, Nexthop::Guarded { used, .. } if used.is_empty()), "{op:?}");
@@ -158,7 +147,7 @@ impl Kernel {
     }
 
     /// Where packets to a prefix of ours go.
-    pub(super) fn traffic(&self, prefix: Prefix) -> Option<Vec<Hop>> {
+    pub fn traffic(&self, prefix: Prefix) -> Option<Vec<Hop>> {
         let hop = |id: &NexthopId| match self.nexthops.get(id) {
             Some(Nexthop::Hop(hop, _)) => *hop,
             other => panic!("{id:?} in a group: {other:?}"),
@@ -202,7 +191,7 @@ impl Kernel {
 
     // ---- what others do ----
 
-    pub(super) fn set_link(&mut self, device: u32, up: bool, carrier: bool) {
+    pub fn set_link(&mut self, device: u32, up: bool, carrier: bool) {
         // A tunnel has nothing that could lose its carrier.
         let carrier = carrier || device == TUNNEL;
         let Some(link) = self.links.get_mut(&device) else { return };
@@ -217,7 +206,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn remove_link(&mut self, device: u32) {
+    pub fn remove_link(&mut self, device: u32) {
         if self.links.remove(&device).is_none() {
             return;
         }
@@ -229,14 +218,14 @@ impl Kernel {
         self.events.push_back(KernelEvent::LinkGone(device));
     }
 
-    pub(super) fn add_link(&mut self, link: Link) {
+    pub fn add_link(&mut self, link: Link) {
         if !self.links.contains_key(&link.index) {
             self.events.push_back(KernelEvent::Link(link.clone()));
             self.links.insert(link.index, link);
         }
     }
 
-    pub(super) fn set_address(&mut self, address: Address, there: bool) {
+    pub fn set_address(&mut self, address: Address, there: bool) {
         let position = self.addresses.iter().position(|known| *known == address);
         match position {
             None if there && self.links.contains_key(&address.device) => {
@@ -275,10 +264,10 @@ impl Kernel {
         self.foreign.retain(|route| !dead(&route.prefix, &route.hops));
     }
 
-    pub(super) fn add_foreign(&mut self, route: ForeignRoute) -> bool {
+    pub fn add_foreign(&mut self, route: ForeignRoute) -> bool {
         let taken = |known: &ForeignRoute| (known.prefix, known.metric) == (route.prefix, route.metric);
         let ours = route.metric == METRIC && self.own.contains_key(&route.prefix);
-        let valid = route.hops.is_empty() || self.check(&via(&route.hops)).is_ok();
+        let valid = route.hops.is_empty() || self.check(&Target::Via(route.hops.clone().into())).is_ok();
         if ours || !valid || self.foreign.iter().any(taken) {
             return false;
         }
@@ -288,7 +277,7 @@ impl Kernel {
     }
 
     /// `ip route replace`: takes ours away and tells of the new one only.
-    pub(super) fn replace_foreign(&mut self, route: &ForeignRoute) {
+    pub fn replace_foreign(&mut self, route: &ForeignRoute) {
         if route.metric == METRIC && self.rival(route.prefix).is_none() {
             let ours = self.own.remove(&route.prefix);
             if !self.add_foreign(route.clone())
@@ -299,7 +288,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn remove_foreign(&mut self, prefix: Prefix, metric: u32) {
+    pub fn remove_foreign(&mut self, prefix: Prefix, metric: u32) {
         let found = self.foreign.iter().position(|route| (route.prefix, route.metric) == (prefix, metric));
         if let Some(found) = found {
             let gone = self.foreign.remove(found);
@@ -307,7 +296,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn tamper(&mut self, prefix: Prefix, target: Option<Target>) {
+    pub fn tamper(&mut self, prefix: Prefix, target: Option<Target>) {
         let known = self.own.contains_key(&prefix);
         match target {
             Some(target) if (known || self.rival(prefix).is_none()) && self.check(&target).is_ok() => {
@@ -326,15 +315,11 @@ impl Kernel {
 
 impl Kernel {
     /// Somebody deletes a nexthop object of ours, or takes what he can out of it.
-    pub(super) fn tamper_with_nexthop(&mut self, index: proptest::sample::Index, delete: bool) {
-        if self.nexthops.is_empty() {
-            return;
-        }
-        let id = *index.get(&self.nexthops.keys().copied().collect::<Vec<_>>());
+    pub fn tamper_with_nexthop(&mut self, id: NexthopId, delete: bool) {
         if delete {
             let told = self.drop_nexthops(&|one| one == id);
             self.events.extend(told);
-        } else if let Nexthop::Group(used) = &self.nexthops[&id]
+        } else if let Some(Nexthop::Group(used)) = self.nexthops.get(&id)
             && used.len() > 1
         {
             let less = Nexthop::Group(used[1..].into());
@@ -349,7 +334,7 @@ fn object(id: NexthopId, nexthop: &Nexthop) -> NexthopObject {
 }
 
 /// A route as the kernel knows it: which device is our tunnel is none of its business.
-pub(super) fn nameless(target: &Target) -> Target {
+pub fn nameless(target: &Target) -> Target {
     match target {
         Target::Via(hops) => Target::Via(hops.iter().map(|hop| Hop { tunnel: false, ..*hop }).collect()),
         Target::Object(_) | Target::Blackhole => target.clone(),

@@ -10,7 +10,7 @@ mod model;
 use std::net::IpAddr;
 
 use super::*;
-use crate::net::Prefix;
+use crate::net::{Family, Prefix};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;

@@ -8,7 +8,6 @@ use proptest::sample::{Index, select, subsequence};
 
 use super::kernel::{Kernel, nameless};
 use super::*;
-use crate::net::Family;
 
 /// What can happen.
 #[derive(Clone, Debug)]
@@ -92,7 +91,13 @@ fn foreign_routes() -> Vec<ForeignRoute> {
 }
 
 fn addresses() -> Vec<Address> {
-    Kernel::new().addresses
+    vec![address(ETH0, "192.0.2.11/24"), address(ETH0, "2001:db8:1::11/64"), address(ETH1, "198.51.100.11/24")]
+}
+
+fn kernel() -> Kernel {
+    let links = [link(ETH0, "eth0"), link(ETH1, "eth1"), link(TUNNEL, "wayleave0")];
+    let links = links.into_iter().map(|link| (link.index, link)).collect();
+    Kernel { links, addresses: addresses(), ..Kernel::default() }
 }
 
 fn target() -> impl Strategy<Value = Target> {
@@ -235,7 +240,12 @@ impl World {
                     self.forwarder.source_up(source);
                 }
             }
-            Step::TamperNexthop(index, delete) => self.kernel.tamper_with_nexthop(index, delete),
+            Step::TamperNexthop(index, delete) => {
+                let known: Vec<NexthopId> = self.kernel.nexthops.keys().copied().collect();
+                if !known.is_empty() {
+                    self.kernel.tamper_with_nexthop(*index.get(&known), delete);
+                }
+            }
             Step::Blackhole(prefix) => {
                 self.forwarder.set_blackhole(prefix);
                 self.chosen.insert(prefix, None);
@@ -554,7 +564,7 @@ proptest! {
         objects in any::<Option<bool>>(),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::new(Kernel { echoes, ..Kernel::new() }, objects);
+        let mut world = World::new(Kernel { echoes, ..kernel() }, objects);
         for step in steps {
             world.act(step);
         }
@@ -570,7 +580,7 @@ proptest! {
         before in proptest::collection::vec(step(), 1..60),
         between in proptest::collection::vec(step(), 0..6),
     ) {
-        let mut world = World::new(Kernel::new(), objects);
+        let mut world = World::new(kernel(), objects);
         for step in before {
             world.act(step);
         }

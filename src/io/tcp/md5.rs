@@ -1,5 +1,5 @@
 //! The socket options of a BGP session that no crate wraps: TCP-MD5 keys and the smallest
-//! accepted TTL. The only unsafe code of the program.
+//! accepted TTL. Besides the priority of the BFD thread the only unsafe code of the program.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
