@@ -20,7 +20,7 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const PURE: &[&str] = &["net.rs", "config/", "bgp/", "forward/", "firewall/"];
+const PURE: &[&str] = &["net.rs", "config/", "bfd/", "bgp/", "forward/", "firewall/"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -75,19 +75,25 @@ const RULES: &[Rule] = &[
         why: "words that every layer shares need no layer",
         of: &["net.rs"],
         but: &[],
-        never: &["crate::config", "crate::bgp", "crate::forward", "crate::firewall"],
+        never: &["crate::config", "crate::bfd", "crate::bgp", "crate::forward", "crate::firewall"],
     },
     Rule {
         why: "bgp and forward do not know each other, daemon::routing joins them",
         of: &["bgp/"],
         but: &[],
-        never: &["crate::forward", "crate::firewall", "crate::config"],
+        never: &["crate::bfd", "crate::forward", "crate::firewall", "crate::config"],
     },
     Rule {
         why: "bgp and forward do not know each other, daemon::routing joins them",
         of: &["forward/"],
         but: &[],
-        never: &["crate::bgp", "crate::firewall", "crate::config"],
+        never: &["crate::bfd", "crate::bgp", "crate::firewall", "crate::config"],
+    },
+    Rule {
+        why: "bfd is told of BGP what it must know",
+        of: &["bfd/"],
+        but: &[],
+        never: &["crate::bgp", "crate::forward", "crate::firewall", "crate::config"],
     },
     Rule {
         why: "the firewall is told networks, it does not look for them",

@@ -10,12 +10,14 @@
 // The whole crate is tests: a helper that unwraps is a test that fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+mod bfd;
 mod bird;
 mod config;
 mod demo;
 mod drain;
 mod ecmp;
 mod failover;
+mod failover_bfd;
 mod frr;
 mod graceful;
 mod harness;

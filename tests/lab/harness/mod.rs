@@ -12,6 +12,7 @@ pub mod mrt;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod pulse;
 #[cfg(test)]
 mod selftest;
 pub mod speaker;
@@ -23,6 +24,7 @@ pub use frr::Frr;
 pub use netns::Netns;
 pub use probe::Probe;
 pub use process::Process;
+pub use pulse::Pulse;
 pub use wait::{holds, wait_for};
 
 use std::cell::RefCell;
