@@ -87,7 +87,7 @@ pub struct FibStatus {
     pub protocol: u8,
     /// Metric of our routes
     pub metric: u32,
-    /// Whether routes refer to nexthop objects; this version writes plain routes
+    /// Whether routes refer to nexthop objects
     pub nexthop_objects: bool,
     /// Routes that should be in the kernel
     pub wanted: usize,

@@ -8,6 +8,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::netns::inside;
 use super::stage::pause;
 
@@ -19,6 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(1);
 const LINGER: Duration = Duration::from_millis(300);
 /// How often a blocked receiver looks whether it is over.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Room in a socket for packets, in octets: on a machine that is busy elsewhere for a while they
+/// wait, and the network is not to blame.
+const ROOM: usize = 8 << 20;
 
 /// A running stream.
 pub(super) struct Probe {
@@ -44,8 +50,10 @@ impl Probe {
         let echo = inside(to, || UdpSocket::bind(target))?;
         let socket = inside(from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
         socket.connect(target)?;
-        echo.set_read_timeout(Some(LOOK))?;
-        socket.set_read_timeout(Some(LOOK))?;
+        for socket in [&echo, &socket] {
+            socket.set_read_timeout(Some(LOOK))?;
+            setsockopt(socket, sockopt::RcvBufForce, &ROOM)?;
+        }
 
         let (over, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let answering = std::thread::spawn({
