@@ -5,13 +5,17 @@ CARGO ?= cargo
 THREADS ?= 4
 # Seconds per fuzz target.
 FUZZ_TIME ?= 60
+# Of `make soak`: so many networks, or as many as there is time for (seconds); the seed of the first.
+SEEDS ?= 5000
+TIME ?=
+FIRST ?= $(shell date +%s)
 # Of `make bench`: prefixes, runs of each daemon, route reflector clients; BENCH=--help shows what else there is.
 ROUTES ?= 100000
 RUNS ?= 1
 PEERS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench fuzz
+.PHONY: help build demo test lint soak bench fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +37,11 @@ lint: ## formatting and clippy, warnings are errors
 	@scripts/install-deps build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+soak: ## whole networks on a virtual clock, new ones each time (SEEDS=20000, TIME=600, FIRST=42)
+	@scripts/install-deps build
+	CARGO_PROFILE_TEST_OPT_LEVEL=2 SIM_FIRST=$(FIRST) $(if $(TIME),SIM_SECONDS=$(TIME),SIM_SEEDS=$(SEEDS)) \
+		$(CARGO) test --locked --test sim -- --nocapture whatever
 
 bench: ## the parts, then all of it beside BIRD and FRR (ROUTES=1000000 RUNS=3 PEERS=500); needs root
 	@scripts/install-deps bench

@@ -5,9 +5,10 @@
 //! kernel must hold what a computation from scratch over the files and wires says. After that
 //! nodes are restarted, which must change no kernel at all.
 //!
-//! `SIM_SEED=7 cargo test --test sim` repeats one seed, says what happens and, if it fails, leaves out what
-//! is not needed for that; `SIM_TRACE=1` tells of every step. `SIM_SEEDS=5000` runs so many, from
-//! `SIM_FIRST` on (`make soak`).
+//! `SIM_SEED=7 cargo test --test sim` repeats one seed and, if it fails, leaves out what is not needed
+//! for that; `SIM_TRACE=1` tells of every step. What the library keeps in hash tables comes in another
+//! order each time, so a seed is tried `SIM_TRIES` times. `make soak` runs `SIM_SEEDS` seeds from
+//! `SIM_FIRST` on, or as many as `SIM_SECONDS` are enough for.
 
 #![allow(
     missing_docs,
@@ -22,7 +23,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -37,6 +38,8 @@ mod fabric;
 mod kernel;
 #[path = "sim/model.rs"]
 mod model;
+#[path = "sim/network.rs"]
+mod network;
 #[path = "sim/node.rs"]
 mod node;
 #[path = "sim/oracle.rs"]
@@ -59,7 +62,7 @@ mod topology;
 mod world;
 
 /// Seeds in `cargo test`: so many that they take seconds without optimisation.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 100;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -91,19 +94,31 @@ fn shrink(seed: u64, first: String) -> String {
     failure
 }
 
+fn repeat(seed: u64) {
+    for _ in 0..number("SIM_TRIES").unwrap_or(5) {
+        match run(seed, &BTreeSet::new(), false) {
+            Ok(run::Report { converged, lasted, .. }) => {
+                eprintln!("seed {seed}: right {converged:?} after all was healed, {lasted:?} in all");
+            }
+            Err(failure) => panic!("seed {seed}: {}", shrink(seed, failure)),
+        }
+    }
+}
+
 #[test]
 fn whatever_goes_wrong_the_right_tables_come_out() {
     if let Some(seed) = number("SIM_SEED") {
-        match run(seed, &BTreeSet::new(), false) {
-            Ok(report) => eprintln!("seed {seed}: {report:?}"),
-            Err(failure) => panic!("seed {seed}: {}", shrink(seed, failure)),
-        }
-        return;
+        return repeat(seed);
     }
     let first = number("SIM_FIRST").unwrap_or(0);
-    let count = number("SIM_SEEDS").unwrap_or(SEEDS);
-    let (mut failed, mut slowest, mut lasted) = (Vec::new(), (Duration::ZERO, 0), Duration::ZERO);
+    let end = number("SIM_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let count = number("SIM_SEEDS").unwrap_or(if end.is_some() { u64::MAX - first } else { SEEDS });
+    let (mut failed, mut slowest, mut lasted, mut done) = (Vec::new(), (Duration::ZERO, 0), Duration::ZERO, 0);
+    eprintln!("seeds from {first} on");
     for seed in first..first + count {
+        if end.is_some_and(|end| Instant::now() > end) || failed.len() >= 10 {
+            break;
+        }
         match run(seed, &BTreeSet::new(), false) {
             Ok(report) => {
                 slowest = slowest.max((report.converged, seed));
@@ -114,9 +129,9 @@ fn whatever_goes_wrong_the_right_tables_come_out() {
                 failed.push(seed);
             }
         }
-        assert!(failed.len() < 10, "seeds {failed:?} failed, not going on");
+        done += 1;
     }
-    eprintln!("{count} seeds, {lasted:?} in all, slowest to converge: {:?} (seed {})", slowest.0, slowest.1);
+    eprintln!("{done} seeds from {first} on, {lasted:?} in all, slowest: {:?} (seed {})", slowest.0, slowest.1);
     assert!(failed.is_empty(), "seeds {failed:?} failed; repeat one by SIM_SEED={} cargo test --test sim", failed[0]);
 }
 

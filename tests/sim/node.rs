@@ -76,6 +76,8 @@ pub struct Node {
 }
 
 /// What runs on it: the peers' tasks, the routing task, the writer's thread, and the queues between.
+#[expect(clippy::struct_excessive_bools, reason = "each is the state of another queue")]
+#[expect(clippy::option_option, reason = "none, and not known, are two things")]
 pub struct Daemon {
     pub peers: BTreeMap<PeerId, PeerTask>,
     pub next_peer: u32,

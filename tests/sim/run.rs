@@ -82,7 +82,7 @@ impl Run {
         let hold = self.world.nodes.iter().map(|node| node.config.hold_time).max().unwrap_or_default();
         self.until(healed + Duration::from_secs(hold.into()))?;
         self.converge()?;
-        let converged = self.world.now - healed;
+        let converged = self.world.now.saturating_sub(healed);
         self.stay(REST)?;
         if self.world.nodes.iter().all(|node| node.config.graceful_restart > 0 || !node.routes) {
             self.calm(calm)?;

@@ -160,7 +160,7 @@ impl Drawn<'_> {
             _ => {
                 let port = self.topology.fabric.ports.iter().position(|port| port.node == node).unwrap_or(port);
                 let mute = |on| Act::Mute { port, send: on, receive: on };
-                let start = from + (to - from).mul_f64(self.rng.random_range(0.1..1.0));
+                let start = from + to.saturating_sub(from).mul_f64(self.rng.random_range(0.1..1.0));
                 let crash = from + Duration::from_millis(1);
                 vec![(from, mute(true)), (crash, Act::Crash(node)), (start, Act::Start(node)), (to, mute(false))]
             }
@@ -175,7 +175,7 @@ impl Drawn<'_> {
         let mut acts = Vec::new();
         for stage in stages {
             acts.push((at, Act::Drain { node, stage: *stage }));
-            at += (to - at).mul_f64(self.rng.random_range(0.0..0.7));
+            at += to.saturating_sub(at).mul_f64(self.rng.random_range(0.0..0.7));
         }
         acts.push((to, Act::Drain { node, stage: Stage::Present }));
         acts
@@ -204,7 +204,7 @@ impl Drawn<'_> {
         let mut acts = vec![(from, act(node, &peer, false))];
         let back = self.topology.nodes[peer.node].config.peers.get(&peer.local).cloned();
         if let Some(back) = back.filter(|_| self.rng.random()) {
-            let later = from + (to - from).mul_f64(self.rng.random_range(0.0..1.0));
+            let later = from + to.saturating_sub(from).mul_f64(self.rng.random_range(0.0..1.0));
             acts.push((later, act(peer.node, &back, false)));
             acts.push((to, act(peer.node, &back, true)));
         }

@@ -7,6 +7,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::Netns;
 use super::wait::{bound, holds};
 
@@ -24,6 +26,9 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// How often a blocked receiver looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Room in a socket for packets, in octets: while the machine is busy elsewhere they wait.
+const ROOM: usize = 8 << 20;
 
 /// A running stream of numbered packets and their echoes.
 pub struct Probe {
@@ -55,6 +60,7 @@ impl Probe {
         ours.connect(SocketAddr::new(target, PORT)).unwrap();
         for socket in [&socket, &ours] {
             socket.set_read_timeout(Some(LOOK)).unwrap();
+            setsockopt(socket, sockopt::RcvBufForce, &ROOM).unwrap();
         }
         let over = Arc::new(AtomicBool::new(false));
         let echo = std::thread::spawn({
