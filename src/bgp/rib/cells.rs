@@ -25,6 +25,18 @@ impl Cells {
         }
     }
 
+    /// Takes out one; false if it was not there.
+    pub fn take(&mut self, cell: u32) -> bool {
+        let bit = 1 << (cell % 64);
+        let Some(word) = self.words.get_mut(cell as usize / 64).filter(|word| **word & bit != 0) else { return false };
+        *word &= !bit;
+        self.count -= 1;
+        if self.count == 0 {
+            *self = Self::default();
+        }
+        true
+    }
+
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         let words = self.words.iter().zip(0..);
@@ -66,6 +78,8 @@ mod tests {
         assert_eq!(cells.pop(), Some(3));
         cells.insert(1);
         assert!(cells.iter().eq([1, 63, 64, 700, 1_000_000]));
+        cells.insert(699);
+        assert!(cells.take(699) && !cells.take(699) && !cells.take(2_000_000));
         let rest: Vec<u32> = std::iter::from_fn(|| cells.pop()).collect();
         assert_eq!((rest, cells.is_empty()), (vec![1, 63, 64, 700, 1_000_000], true));
     }

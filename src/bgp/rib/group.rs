@@ -94,6 +94,13 @@ impl Member {
             (_, Some(_)) => self.cells.insert(change.cell),
         }
     }
+
+    /// An entry goes whose last path was not for it: an earlier one may have been.
+    fn keep_owed(&mut self, change: &Change) {
+        if self.cells.take(change.cell) {
+            self.gone.insert(change.prefix);
+        }
+    }
 }
 
 impl Walk {
@@ -221,7 +228,13 @@ impl Group {
                     *exported_from.entry(route.source.peer).or_insert(0) += 1;
                 }
             }
-            if old.is_none() && new.is_none() || known.is_empty() {
+            if known.is_empty() {
+                continue;
+            }
+            if old.is_none() && new.is_none() {
+                if now.is_none() {
+                    behind.iter_mut().for_each(|member| member.keep_owed(change));
+                }
                 continue;
             }
             for member in &mut behind {

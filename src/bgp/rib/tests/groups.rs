@@ -283,6 +283,33 @@ fn who_changes_groups_while_behind_is_still_told_of_withdrawals() {
 }
 
 #[test]
+fn a_withdrawal_that_is_owed_outlives_its_entry() {
+    // One reflector to another: routes of clients go there, its own and those of other such peers don't.
+    let mut rib = rib(&[client(1), internal(2)]);
+    let mut group = Group::new(settings(false, false));
+    let (two, mut ear) = (PeerId(2), Receiver::default());
+    for n in [1, 2] {
+        rib.update(PeerId(n), &reach(&path(&[], &format!("192.0.2.{n}")), &["10.0.0.0/8"]));
+    }
+    group.join(two, []);
+    decide(&mut rib, &anywhere, 1);
+    ear.feed(&group.drain(two, &rib, 4096).bytes, codec(false));
+    assert_eq!(ear.names(), ["10.0.0.0/8 "]);
+
+    // While it is behind the client's goes, then what was chosen instead and was never offered.
+    rib.update(PeerId(1), &reach(&path(&[], "192.0.2.1"), &["11.0.0.0/8"]));
+    for chunk in group.export(&decide(&mut rib, &anywhere, 1)) {
+        group.lag(two, &chunk);
+    }
+    for n in [1, 2] {
+        rib.update(PeerId(n), &withdraw(&["10.0.0.0/8"]));
+        assert!(group.export(&decide(&mut rib, &anywhere, 1)).is_empty());
+    }
+    ear.feed(&group.drain(two, &rib, 4096).bytes, codec(false));
+    assert_eq!((ear.names(), group.is_synced(two)), (vec!["11.0.0.0/8 ".to_owned()], true));
+}
+
+#[test]
 fn attributes_that_fit_no_message_withdraw_the_route() {
     let mut bench = Bench::new(&[2]);
     bench.rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
