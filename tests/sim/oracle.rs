@@ -85,6 +85,8 @@ fn decide(
     node: usize,
     subnet: Prefix,
 ) -> Option<(Path, BTreeSet<IpAddr>)> {
+    // A node that is dead tells nothing.
+    nodes[node].daemon.as_ref()?;
     let config = &nodes[node].config;
     if config.subnets.contains(&subnet) {
         let path = Path {
@@ -164,18 +166,17 @@ fn pass_on(
     (!looped && learned.next_hop.is_some()).then_some(learned)
 }
 
-/// Whether all is as it should be; the first thing that isn't, otherwise.
+/// Whether all is as it should be among those that run; the first thing that isn't, otherwise.
 pub fn check(world: &World) -> Result<(), String> {
     let World { nodes, fabric, .. } = world;
     for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.routes) {
-        let daemon = node.daemon.as_ref().ok_or_else(|| format!("{} does not run", node.name))?;
+        let Some(daemon) = &node.daemon else { continue };
         for peer in node.config.peers.values() {
             let other = &nodes[peer.node];
-            if !other.config.peers.contains_key(&peer.local) {
+            let Some(there) = other.daemon.as_ref().filter(|_| other.config.peers.contains_key(&peer.local)) else {
                 continue;
-            }
+            };
             let (near, far) = world.session(index, peer)?;
-            let there = other.daemon.as_ref().ok_or_else(|| format!("{} does not run", other.name))?;
             let (sent, received) = (daemon.routing.sent(near), there.routing.received(far));
             if sent != received {
                 return Err(format!("{} to {}: sent {sent:?}, received {received:?}", node.name, other.name));
@@ -187,7 +188,7 @@ pub fn check(world: &World) -> Result<(), String> {
             return Err(format!("{}: paths of {leftovers:?}, {} inputs", node.name, daemon.inputs.len()));
         }
     }
-    for (node, wanted) in nodes.iter().zip(tables(nodes, fabric)).filter(|(node, _)| node.routes) {
+    for (node, wanted) in nodes.iter().zip(tables(nodes, fabric)).filter(|(node, _)| node.daemon.is_some()) {
         let held: BTreeMap<Prefix, Action> = node
             .kernel
             .table()
@@ -212,7 +213,7 @@ pub fn check(world: &World) -> Result<(), String> {
 /// Every packet with a route arrives, over every way that it may take.
 fn walk(world: &World) -> Result<(), String> {
     let World { nodes, fabric, .. } = world;
-    for (index, node) in nodes.iter().enumerate() {
+    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.daemon.is_some()) {
         for (prefix, _) in node.kernel.table() {
             arrives(nodes, fabric, index, prefix)?;
         }
@@ -231,7 +232,7 @@ fn arrives(nodes: &[Node], fabric: &Fabric, from: usize, prefix: Prefix) -> Resu
 
 /// What arrives now at its destination, as pairs of a node and a prefix that it can reach.
 pub fn reach(world: &World) -> Vec<(usize, Prefix)> {
-    let nodes = world.nodes.iter().enumerate();
+    let nodes = world.nodes.iter().enumerate().filter(|(_, node)| node.daemon.is_some());
     nodes.flat_map(|(index, node)| node.kernel.table().map(move |(prefix, _)| (index, prefix))).collect()
 }
 

@@ -135,6 +135,7 @@ impl Run {
             let node = &self.world.nodes[dead].config;
             let gone = u64::from(node.graceful_restart) + 2 * u64::from(node.hold_time) + 30;
             self.until(self.world.now + Duration::from_secs(gone))?;
+            self.converge().map_err(|why| format!("after the end of {}: {why}", self.world.nodes[dead].name))?;
         }
         let before = self.changes();
         self.world.reach = oracle::reach(&self.world);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use wayleave::bgp::policy::ExportScope;
 use wayleave::net::{Family, Prefix};
 
 use super::node::{PeerConfig, Stage};
@@ -221,9 +222,18 @@ impl Drawn<'_> {
 
     /// A subnet goes to another node, for a while to both or to none, or a new one comes.
     fn move_subnet(&mut self, node: usize, from: Duration, to: Duration) -> Vec<(Duration, Act)> {
+        // To hosts only, where there are such: the others come last when several restart, and what they
+        // announce themselves can't be known before.
+        let is_host = |node: usize| {
+            let peers = &self.topology.nodes[node].config.peers;
+            self.topology.kind == Kind::Graph || peers.values().all(|peer| matches!(peer.export, ExportScope::Subnets))
+        };
+        let hosts: Vec<usize> =
+            (0..self.topology.nodes.len()).filter(|node| self.topology.nodes[*node].routes && is_host(*node)).collect();
+        let node = if hosts.contains(&node) { node } else { pick(self.rng, &hosts) };
         let subnets = &self.topology.nodes[node].config.subnets;
         let known = subnets.iter().copied().find(|subnet| !self.moved.contains(subnet));
-        let other = self.node();
+        let other = pick(self.rng, &hosts);
         let act = |node, subnet, there| Act::Subnet { node, subnet, there };
         match known {
             Some(subnet) if other != node => {
