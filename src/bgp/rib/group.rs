@@ -233,7 +233,9 @@ impl Group {
             }
             if old.is_none() && new.is_none() {
                 if now.is_none() {
-                    behind.iter_mut().for_each(|member| member.keep_owed(change));
+                    for member in &mut behind {
+                        member.keep_owed(change);
+                    }
                 }
                 continue;
             }
