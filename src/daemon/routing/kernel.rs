@@ -89,6 +89,19 @@ impl Routing {
         }
     }
 
+    /// Keeps the writer busy while much is being decided: takes its reports and hands it one batch more,
+    /// if it has room.
+    pub(super) fn feed_writer(&mut self) {
+        while let Some(Ok(report)) = self.ends.reports.as_mut().map(mpsc::Receiver::try_recv) {
+            self.written(Some(report));
+        }
+        if self.may_write()
+            && let Some(Ok(place)) = self.ends.ops.clone().map(mpsc::Sender::try_reserve_owned)
+        {
+            self.write(Some(place));
+        }
+    }
+
     pub(super) fn written(&mut self, report: Option<writer::Report>) {
         let now = Instant::now();
         match report {

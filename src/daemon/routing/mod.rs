@@ -59,7 +59,7 @@ const KERNEL_REPORTS: usize = 64;
 /// Prefixes decided for before other work gets its turn: some milliseconds, so that a peer with a
 /// million routes does not keep the next failure waiting.
 const DECISIONS: usize = 16_384;
-/// Of these, decided for at once.
+/// Of these, decided for at once: not more than a batch for the writer, which is fed between.
 const PORTION: usize = 2048;
 /// Rounds of decision and resolution before other work gets its turn; routes that lead to each
 /// other's next hops take as many as they are deep.
@@ -669,6 +669,7 @@ impl Routing {
                     }
                 }
                 changes.clear();
+                self.feed_writer();
             }
             self.changes = changes;
             if left == 0 && !self.rib.is_settled() {
