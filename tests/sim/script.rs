@@ -209,8 +209,8 @@ impl Drawn<'_> {
             acts.push((later, act(peer.node, &back, false)));
             acts.push((to, act(peer.node, &back, true)));
         }
-        // A network whose reach depends on each session keeps all of them in the end.
-        let for_good = self.topology.kind != Kind::Racks && self.rng.random_ratio(1, 4);
+        // A network whose reach depends on each session, be it while others restart, keeps all of them.
+        let for_good = matches!(self.topology.kind, Kind::Mesh | Kind::Graph) && self.rng.random_ratio(1, 4);
         if for_good {
             acts.truncate(2);
             acts.retain(|(_, act)| matches!(act, Act::Peer { there: false, .. }));
