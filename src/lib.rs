@@ -9,10 +9,11 @@
 //! | [`net`] | family, prefix, AS number: words every layer shares |
 //! | [`config`] | TOML text → checked [`config::Config`] |
 //! | [`bgp`] | attributes, wire format, session, policy, RIB |
+//! | [`cluster`] | what nodes know of each other through a store: leases, mesh |
 //! | [`bfd`] | one BFD session, its packets, what its failure means for BGP |
 //! | [`forward`] | next hop → hop, direct or tunnel, wanted ↔ actual FIB |
 //! | [`firewall`] | which nftables rules the node needs |
-//! | [`io`] | tcp, netlink, BFD sockets, tunnel, sysctl, nft, control socket, HTTP |
+//! | [`io`] | etcd, tcp, netlink, BFD sockets, tunnel, sysctl, nft, control socket, HTTP |
 //! | [`metrics`] | every Prometheus name, help, label |
 //! | [`view`] | what the daemon shows: the JSON of the control socket |
 //! | [`daemon`] | owners, queues, reload, shutdown |
@@ -25,6 +26,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod firewall;

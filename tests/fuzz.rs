@@ -14,6 +14,12 @@ use wayleave::bgp::message::{
 use wayleave::bgp::wire::{
     Cease, DecodeError, HEADER_LEN, decode, encode, encode_end_of_rib, encode_reach, encode_withdraw, frame,
 };
+use wayleave::cluster::claim::Claim;
+use wayleave::cluster::flannel::Network;
+use wayleave::cluster::keys::Keys;
+use wayleave::cluster::lease::Memory;
+use wayleave::cluster::mirror::Mirror;
+use wayleave::cluster::{Entry, Event};
 use wayleave::net::{Asn, Family, PerFamily, Prefix};
 
 const BOTH: PerFamily<bool> = PerFamily::new(true, true);
@@ -389,4 +395,67 @@ fn streams_survive() {
             }
         }
     });
+}
+
+/// Keys and values of a store, as anybody who may write to it may write them. What stands there never stops a node,
+/// and what is gone leaves nothing behind.
+#[test]
+fn stores_survive() {
+    let values = [
+        r#"{"Network":"10.0.0.0/8","SubnetLen":20,"SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0","Backend":{"Type":"x"}}"#,
+        r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetLen":124}"#,
+        r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1}}"#,
+        r#"{"PublicIP":"192.0.2.11","BackendType":"wayleave","BackendData":{"Node":"host-a","Id":"1f","Since":17}}"#,
+        r#"{"id":"1f","address":"192.0.2.11","asn":64512,"router_id":"192.0.2.11","port":179,"subnets":["10.4.0.0/24"]}"#,
+        r#"{"id":"1f","address":"192.0.2.11","since":17}"#,
+        r#"{"id":"1f","name":"a","held":[{"subnet":"10.4.0.0/24","since":1,"modified":2,"generation":"g"}]}"#,
+    ];
+    let keys = [
+        "/n/config",
+        "/n/subnets/10.4.0.0-24",
+        "/n/subnets/10.4.0.0-24&fd00::-64",
+        "/n/nodes/host-a",
+        "/n/alive/host-a",
+        "/n/generation",
+    ];
+    let corpus = |texts: &[&str]| -> Vec<Vec<u8>> { texts.iter().map(|text| text.as_bytes().to_vec()).collect() };
+    let (keys, values) = (corpus(&keys), corpus(&values));
+    let mut random = Random(from_env("WAYLEAVE_FUZZ_SEED", 0x6c65_6173_6573_2121));
+    let mut some = |corpus: &[Vec<u8>]| {
+        let mut text = corpus[random.below(corpus.len())].clone();
+        let other = &corpus[random.below(corpus.len())];
+        for _ in 0..random.below(3) {
+            let at = random.below(text.len());
+            match random.below(4) {
+                0 => text[at] = random.byte(),
+                1 => drop(text.splice(at..at, other[random.below(other.len())..].iter().copied().take(9))),
+                2 if text.len() > 1 => drop(text.remove(at)),
+                _ => text[at] = b"0123456789abcdef.:-/&{}[],"[random.below(26)],
+            }
+        }
+        text
+    };
+    let (mut claims, mut networks) = (0, 0);
+    for _ in 0..from_env("WAYLEAVE_FUZZ_RUNS", 200_000) {
+        let (key, value) = (String::from_utf8_lossy(&some(&keys)).into_owned(), some(&values));
+        let mut mirror = Mirror::new(Keys::new("/n"));
+        mirror.listed(Vec::new(), 1);
+        let entry = Entry { key: key.clone(), value: value.clone(), created: 2, modified: 2 };
+        mirror.apply(vec![Event::Put(entry)], 2);
+        claims += u64::from(mirror.claims().next().is_some());
+        mirror.apply(vec![Event::Delete { key, revision: 3 }], 3);
+        assert!(mirror.is_virgin() && mirror.bad().is_empty() && mirror.alive().is_empty());
+        if let Ok(claim) = Claim::read(&value) {
+            let again = Claim::read(&claim.write()).unwrap();
+            assert!(again == claim, "{claim:?} {again:?}");
+        }
+        for range in Network::read(&value).map_or_else(|_| Vec::new(), |network| network.ranges) {
+            networks += 1;
+            assert_eq!(range.nth(0).unwrap().addr(), range.first);
+            assert_eq!(range.nth(range.count() - 1).unwrap().addr(), range.last);
+            assert!(range.pool.contains(range.first) && range.pool.contains(range.last));
+        }
+        let _ = serde_json::from_slice::<Memory>(&value);
+    }
+    assert!(claims > 1000 && networks > 1000, "only {claims} claims and {networks} networks were read");
 }

@@ -20,7 +20,7 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const PURE: &[&str] = &["net.rs", "config/", "bfd/", "bgp/", "forward/", "firewall/"];
+const PURE: &[&str] = &["net.rs", "config/", "bfd/", "bgp/", "cluster/", "forward/", "firewall/"];
 
 const RULES: &[Rule] = &[
     Rule {
