@@ -3,7 +3,9 @@
 
 pub mod bfd;
 pub mod clock;
+pub mod etcd;
 pub mod files;
+pub mod limits;
 pub mod netlink;
 pub mod nft;
 pub mod procfs;
