@@ -34,6 +34,8 @@ pub struct Bgp {
     pub connect_retry: Duration,
     /// iBGP with every node in the store
     pub mesh: bool,
+    /// Routes are reflected between the nodes of the store, which then peer with reflectors alone
+    pub reflector: bool,
     /// Equal-cost paths per prefix, 1 to 64; 1 turns ECMP off
     pub multipath: u8,
     /// How long peers may hold our routes while we restart (RFC 4724): whole seconds, at most
@@ -92,6 +94,7 @@ pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut Rea
         policies: &policies,
     };
     let peers = peer::read_all(table, &inherited, read_secret);
+    let mesh = mesh(table, around.store);
     let drain_time = table.value("drain_time").and_then(|value| {
         value.duration("s", "\"0s\" to \"1h\"", |time| (time <= Duration::from_secs(3600)).then_some(time))
     });
@@ -102,7 +105,8 @@ pub(super) fn read(table: &Table<'_>, around: &Around<'_>, read_secret: &mut Rea
         hold_time,
         send_hold_time,
         connect_retry,
-        mesh: mesh(table, around.store),
+        mesh,
+        reflector: reflector(table, mesh),
         multipath: table.number("multipath", 1..=64).unwrap_or(8),
         graceful_restart,
         graceful_shutdown: table.flag("graceful_shutdown").unwrap_or(true),
@@ -124,6 +128,15 @@ fn mesh(table: &Table<'_>, store: Option<&Store>) -> bool {
         value.report(Problem::MeshNeedsStore);
     }
     mesh
+}
+
+fn reflector(table: &Table<'_>, mesh: bool) -> bool {
+    let Some(value) = table.value("reflector") else { return false };
+    let reflector = value.flag().unwrap_or_default();
+    if reflector && !mesh {
+        value.report(Problem::ReflectorNeedsMesh);
+    }
+    reflector
 }
 
 fn announce(table: &Table<'_>) -> Vec<Announce> {

@@ -38,13 +38,16 @@ use Applied::{AtStart, Live};
 type Setting = (&'static str, Applied, fn(&Config, &Config) -> bool);
 
 /// Every key but the peers, with whether its value is the same in both.
-pub(super) const SETTINGS: [Setting; 33] = [
+pub(super) const SETTINGS: [Setting; 37] = [
     ("state_dir", AtStart, |a, b| a.state_dir == b.state_dir),
     ("node.name", AtStart, |a, b| a.node.name == b.node.name),
     ("node.address", AtStart, |a, b| a.node.address == b.node.address),
     ("node.router_id", AtStart, |a, b| a.node.router_id == b.node.router_id),
     ("network.pools", Live, |a, b| a.network.pools == b.network.pools),
     ("network.subnets", Live, |a, b| a.network.subnets == b.network.subnets),
+    ("network.subnet_length", Live, |a, b| a.network.subnet_length == b.network.subnet_length),
+    ("network.subnets_wanted", Live, |a, b| a.network.subnets_wanted == b.network.subnets_wanted),
+    ("network.subnet_file", Live, |a, b| a.network.subnet_file == b.network.subnet_file),
     ("network.tunnel", Live, |a, b| a.network.tunnel == b.network.tunnel),
     ("network.tunnel_endpoints", Live, |a, b| a.network.tunnel_endpoints == b.network.tunnel_endpoints),
     ("network.masquerade", Live, |a, b| a.network.masquerade == b.network.masquerade),
@@ -55,6 +58,7 @@ pub(super) const SETTINGS: [Setting; 33] = [
     ("bgp.send_hold_time", Live, |a, b| a.bgp.send_hold_time == b.bgp.send_hold_time),
     ("bgp.connect_retry", Live, |a, b| a.bgp.connect_retry == b.bgp.connect_retry),
     ("bgp.mesh", AtStart, |a, b| a.bgp.mesh == b.bgp.mesh),
+    ("bgp.reflector", Live, |a, b| a.bgp.reflector == b.bgp.reflector),
     ("bgp.multipath", Live, |a, b| a.bgp.multipath == b.bgp.multipath),
     ("bgp.graceful_restart", Live, |a, b| a.bgp.graceful_restart == b.bgp.graceful_restart),
     ("bgp.graceful_shutdown", Live, |a, b| a.bgp.graceful_shutdown == b.bgp.graceful_shutdown),

@@ -173,9 +173,27 @@ pub enum Problem {
         "a mesh needs a store that lists the nodes; write mesh = false and the nodes as bgp.peers, or store.kind = \"etcd\""
     )]
     MeshNeedsStore,
+    /// A reflector of nobody
+    #[error(
+        "reflects between the nodes of a store, which bgp.mesh = true finds; for a peer of this file write its route_reflector_client = true"
+    )]
+    ReflectorNeedsMesh,
     /// A key of etcd for the embedded store
     #[error("belongs to etcd; leave it out or write store.kind = \"etcd\"")]
     OnlyForEtcd,
+    /// A file of TLS where nothing is encrypted
+    #[error("is for https, and no endpoint of store.endpoints is; write https:// there or leave it out")]
+    NoHttps,
+    /// A length that leaves no subnet in a pool
+    #[error("no subnet of length {length} fits pool {pool}; write {} = {} to {}", .pool.family(), .pool.len(), .most)]
+    SubnetTooLarge {
+        /// The length
+        length: u8,
+        /// The pool
+        pool: Prefix,
+        /// The longest that makes sense in its family
+        most: u8,
+    },
     /// A password file that can't be used
     #[error("{} {error}", .path.display())]
     Secret {

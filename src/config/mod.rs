@@ -13,6 +13,7 @@ mod changes;
 mod diagnostic;
 mod host;
 mod network;
+mod overlay;
 mod peer;
 mod policy;
 mod reader;
@@ -31,11 +32,12 @@ pub use self::changes::{Changes, changes};
 pub use self::diagnostic::{Diagnostic, Earlier, Problem};
 pub use self::host::{Control, Kernel, Log, LogFormat, Metrics, Node};
 pub use self::network::Network;
+pub use self::overlay::Overlay;
 pub use self::peer::{Bfd, Export, Import, Peer, PeerAddress};
 pub use self::policy::{Policy, PrefixMatch, Rule};
 use self::reader::{File, Table, key_at};
 pub use self::secret::{Secret, SecretError};
-pub use self::store::Store;
+pub use self::store::{Etcd, Store};
 pub use self::words::HoldTime;
 
 /// Everything an operator can set.
@@ -59,20 +61,6 @@ pub struct Config {
     pub control: Control,
     /// `[log]`
     pub log: Log,
-}
-
-impl Config {
-    /// What is set and this version does not act on yet, a sentence each.
-    pub fn not_yet(&self) -> Vec<String> {
-        let mut said = Vec::new();
-        if matches!(self.store, Store::Etcd { .. }) {
-            said.push("store: this version has no leases; write network.subnets".to_owned());
-        }
-        if self.bgp.mesh {
-            said.push("bgp.mesh: this version finds no nodes in the store; write every node as a peer".to_owned());
-        }
-        said
-    }
 }
 
 /// How a password file is read: its content, or why not.
@@ -99,7 +87,7 @@ fn config(root: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Config> 
     // Every section is read before the first `?`, so that one bad section doesn't hide another.
     let state_dir = root.word("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/wayleave"));
     let node = root.section("node", host::node);
-    let store = root.section("store", store::read).flatten();
+    let store = root.section("store", |table| store::read(table, read_secret)).flatten();
     let network = root.section("network", |table| network::read(table, store.as_ref()));
     let around = bgp::Around { node: node.as_ref(), network: network.as_ref(), store: store.as_ref() };
     let bgp = root.section("bgp", |table| bgp::read(table, &around, read_secret)).flatten();

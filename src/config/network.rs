@@ -1,11 +1,13 @@
 //! `[network]`: the addresses of containers and how they are reached.
 
+use std::path::PathBuf;
+
 use crate::config::diagnostic::Problem;
-use crate::config::reader::{Distinct, Place, Table};
+use crate::config::reader::{Distinct, Place, Table, Value};
 use crate::config::store::Store;
 use crate::config::words::without_places;
 use crate::forward::TunnelMode;
-use crate::net::Prefix;
+use crate::net::{Family, PerFamily, Prefix};
 
 /// `[network]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,6 +16,12 @@ pub struct Network {
     pub pools: Vec<Prefix>,
     /// Ours, each within a pool, no two overlapping; empty: none; `None`: lease one from the store
     pub subnets: Option<Vec<Prefix>>,
+    /// Length of a subnet that is leased from the pools of this file
+    pub subnet_length: PerFamily<u8>,
+    /// How many subnets to lease in each family
+    pub subnets_wanted: usize,
+    /// Where to write what a container runtime has to know, in flannel's form; `None`: nowhere
+    pub subnet_file: Option<PathBuf>,
     /// When to use IP-in-IP
     pub tunnel: TunnelMode,
     /// Next hops known to end IP-in-IP though their routes don't say so
@@ -52,13 +60,50 @@ pub(super) fn read(table: &Table<'_>, store: Option<&Store>) -> Network {
             ),
         );
     }
+    let leases = subnets.is_none() && table.value("subnets").is_none();
+    let subnet_length = subnet_length(table, if leases { &pools } else { &[] });
     Network {
         pools,
         subnets: subnets.map(without_places),
+        subnet_length,
+        subnets_wanted: table.number("subnets_wanted", 1..=64).unwrap_or(1),
+        subnet_file: match table.value("subnet_file") {
+            None => Some(PathBuf::from("/run/wayleave/subnet.env")),
+            Some(value) if value.as_text() == Some("") => None,
+            Some(value) => value.word(),
+        },
         tunnel: table.choice("tunnel", &TUNNEL).unwrap_or_default(),
         tunnel_endpoints: table.words("tunnel_endpoints").map(without_places).unwrap_or_default(),
         masquerade: table.flag("masquerade").unwrap_or(true),
     }
+}
+
+/// The lengths by family, which must fit `pools`.
+fn subnet_length(table: &Table<'_>, pools: &[Prefix]) -> PerFamily<u8> {
+    // A subnet has its node's own address and those of at least two containers.
+    const MOST: PerFamily<u8> = PerFamily::new(30, 126);
+    const DEFAULT: PerFamily<u8> = PerFamily::new(24, 64);
+    let value = table.value("subnet_length");
+    let read = |table: &Table<'_>| {
+        let length = |key, most: u8| table.number(key, 1..=most.into());
+        PerFamily::new(length("ipv4", MOST[Family::Ipv4]), length("ipv6", MOST[Family::Ipv6]))
+    };
+    let table_of = |value: &Value<'_>| {
+        if value.is_table() { value.table(read) } else { value.unfit("a table such as { ipv4 = 24, ipv6 = 64 }") }
+    };
+    let written = value.as_ref().and_then(table_of).unwrap_or_default();
+    let lengths = PerFamily::from_fn(|family| written[family].unwrap_or(DEFAULT[family]));
+    for pool in pools {
+        let (length, most) = (lengths[pool.family()], MOST[pool.family()]);
+        if length < pool.len() {
+            let problem = Problem::SubnetTooLarge { length, pool: *pool, most };
+            match &value {
+                Some(value) => value.report(problem),
+                None => table.report("subnet_length", problem),
+            }
+        }
+    }
+    lengths
 }
 
 /// Reports prefixes that have an address in common with an earlier one.

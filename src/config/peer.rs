@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::ReadSecret;
@@ -14,10 +13,16 @@ use crate::config::host::is_unicast;
 use crate::config::policy::Policy;
 use crate::config::reader::{Distinct, Table, Value};
 use crate::config::secret::Secret;
-use crate::config::words::{HoldTime, Name, Word, asn, connect_retry, graceful_restart, hold_time, send_hold_time};
+use crate::config::words::{
+    HoldTime, Name, Word, asn, connect_retry, graceful_restart, hold_time, password, send_hold_time,
+};
 use crate::net::{Asn, Family, Prefix};
 
+/// Most prefixes that a peer may send unless the file says otherwise.
+pub(super) const MAX_PREFIXES: u32 = 10_000;
+
 /// A BGP neighbour, or all neighbours of a prefix.
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Peer {
     /// What it is called in tables and metrics; its address if not given
@@ -64,6 +69,16 @@ pub struct Peer {
     pub local_address: Option<IpAddr>,
     /// Bidirectional forwarding detection (RFC 5880)
     pub bfd: Option<Bfd>,
+    /// It is a node of the store and stands in no file
+    pub mesh: bool,
+}
+
+impl Peer {
+    /// What it is called in metrics: nodes of the store share one name, for each node has as many of them as
+    /// there are nodes.
+    pub fn metrics_label(&self) -> &str {
+        if self.mesh { "mesh" } else { &self.name }
+    }
 }
 
 /// Where a peer is.
@@ -253,7 +268,7 @@ fn peer(
     if let (Some(_), Some(value)) = (ttl_security, table.value("multihop")) {
         value.report(Problem::TtlAndMultihop);
     }
-    let max_prefixes = table.number("max_prefixes", 0..=u64::from(u32::MAX)).unwrap_or(10_000);
+    let max_prefixes = table.number("max_prefixes", 0..=u64::from(u32::MAX)).unwrap_or(MAX_PREFIXES);
     Some(Peer {
         port: table.number("port", 1..=65535).unwrap_or(179),
         passive: passive(table, address),
@@ -273,6 +288,7 @@ fn peer(
         allow_own_as: table.number("allow_own_as", 0..=10).unwrap_or_default(),
         local_address: local_address(table, address),
         bfd: table.value("bfd").and_then(|value| value.table(bfd)),
+        mesh: false,
         // Last, so that the keys above are read, and their errors found, without these three.
         name: name?,
         address: address?,
@@ -304,22 +320,10 @@ fn families(table: &Table<'_>) -> Option<Vec<Family>> {
 }
 
 /// IPv4, and IPv6 where we have any or the peer is reached by it.
-fn default_families(address: Option<PeerAddress>, ipv6: bool) -> Vec<Family> {
+pub(super) fn default_families(address: Option<PeerAddress>, ipv6: bool) -> Vec<Family> {
     let over_ipv6 = address.is_some_and(|address| address.prefix().family() == Family::Ipv6);
     let wanted = |family: &Family| *family == Family::Ipv4 || ipv6 || over_ipv6;
     Family::ALL.into_iter().filter(wanted).collect()
-}
-
-fn password(table: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Secret> {
-    let value = table.value("password_file")?;
-    let path: PathBuf = value.word()?;
-    match read_secret(&path).and_then(|content| Secret::new(&content)) {
-        Ok(secret) => Some(secret),
-        Err(error) => {
-            value.report(Problem::Secret { path, error });
-            None
-        }
-    }
 }
 
 fn reflector_client(table: &Table<'_>, peer: Option<Asn>, own: Option<Asn>) -> bool {

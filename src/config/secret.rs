@@ -1,12 +1,12 @@
-//! The key of a TCP-MD5 session (RFC 2385), which no log may show.
+//! What no log may show: the key of a TCP-MD5 session (RFC 2385), the password of a store.
 
 use std::fmt;
 use std::io;
 
-/// Longest key that the kernel takes (`TCP_MD5SIG_MAXKEYLEN`), in bytes.
+/// Longest key that the kernel takes (`TCP_MD5SIG_MAXKEYLEN`), in bytes; etcd looks at no more than 72.
 const MAX_LEN: usize = 80;
 
-/// A session's key, 1 to 80 bytes. [`Debug`](fmt::Debug) hides it.
+/// A key or password, 1 to 80 bytes. [`Debug`](fmt::Debug) hides it.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Secret(String);
 
@@ -25,6 +25,11 @@ impl Secret {
     /// The key itself, for the socket and nobody else.
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// The same as text.
+    pub fn expose_text(&self) -> &str {
+        &self.0
     }
 }
 
@@ -47,9 +52,9 @@ pub enum SecretError {
         mode: u32,
     },
     /// Nothing in it
-    #[error("is empty; it must hold the key, 1 to 80 bytes")]
+    #[error("is empty; it must hold 1 to 80 bytes")]
     Empty,
-    /// More than TCP-MD5 takes
-    #[error("is too long; a key has 1 to 80 bytes")]
+    /// More than a key may have
+    #[error("is too long; it may hold 80 bytes")]
     TooLong,
 }

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::bgp::attrs::{Community, LargeCommunity};
+use crate::config::ReadSecret;
 use crate::config::diagnostic::Problem;
 use crate::config::reader::{Place, Table, Value};
+use crate::config::secret::Secret;
 use crate::net::{Asn, Prefix, PrefixError};
 
 /// A setting that is written as one text.
@@ -164,6 +166,19 @@ pub(super) fn communities<T: Word + Ord>(table: &Table<'_>, key: &'static str) -
     communities.sort_unstable();
     communities.dedup();
     Some(communities)
+}
+
+/// `password_file` of a peer and of `[store]`.
+pub(super) fn password(table: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Secret> {
+    let value = table.value("password_file")?;
+    let path: PathBuf = value.word()?;
+    match read_secret(&path).and_then(|content| Secret::new(&content)) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            value.report(Problem::Secret { path, error });
+            None
+        }
+    }
 }
 
 pub(super) fn without_places<T>(words: Vec<(T, Place<'_>)>) -> Vec<T> {

@@ -1,6 +1,7 @@
 //! Tables over the whole parser: what it says of bad texts, what it makes of good ones.
 
 mod errors;
+mod overlay;
 mod reload;
 mod samples;
 mod values;

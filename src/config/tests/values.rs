@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::{LEAST, good, good_bgp};
 use crate::bgp::attrs::{Community, LargeCommunity};
 use crate::config::{
-    Announce, Bfd, Bgp, Config, Control, Export, HoldTime, Import, Kernel, Log, LogFormat, Metrics, Network, Node,
-    Peer, PeerAddress, Policy, PrefixMatch, Rule, Secret, SecretError, Store,
+    Announce, Bfd, Bgp, Config, Control, Etcd, Export, HoldTime, Import, Kernel, Log, LogFormat, Metrics, Network,
+    Node, Peer, PeerAddress, Policy, PrefixMatch, Rule, Secret, SecretError, Store,
 };
 use crate::forward::TunnelMode;
-use crate::net::{Asn, Family};
+use crate::net::{Asn, Family, PerFamily, Prefix};
 
 #[test]
 fn defaults() {
@@ -21,6 +21,9 @@ fn defaults() {
         network: Network {
             pools: vec![],
             subnets: Some(vec![]),
+            subnet_length: PerFamily::new(24, 64),
+            subnets_wanted: 1,
+            subnet_file: Some(PathBuf::from("/run/wayleave/subnet.env")),
             tunnel: TunnelMode::CrossSubnet,
             tunnel_endpoints: vec![],
             masquerade: true,
@@ -33,6 +36,7 @@ fn defaults() {
             send_hold_time: None,
             connect_retry: Duration::from_secs(5),
             mesh: false,
+            reflector: false,
             multipath: 8,
             graceful_restart: Duration::from_secs(120),
             graceful_shutdown: true,
@@ -84,6 +88,7 @@ fn default_peer() {
         allow_own_as: 0,
         local_address: None,
         bfd: None,
+        mesh: false,
     };
     assert_eq!(config.bgp.peers, [wanted]);
 }
@@ -249,18 +254,73 @@ fn other_sections() {
         (
             "a mesh where nodes are listed",
             "[store]\nkind = \"etcd\"\nendpoints = [\"http://[2001:db8::1]:2379/\"]",
-            |c| {
-                let endpoints = vec!["http://[2001:db8::1]:2379".to_owned()];
-                c.store == Store::Etcd { endpoints, prefix: "/wayleave/network".to_owned() } && c.bgp.mesh
-            },
+            |c| c.bgp.mesh,
         ),
-        ("a mesh can be declined", "mesh = false\n[store]\nkind = \"etcd\"\nendpoints = [\"https://etcd\"]", |c| {
+        ("a mesh can be declined", "mesh = false\n[store]\nkind = \"etcd\"\nendpoints = [\"http://etcd\"]", |c| {
             !c.bgp.mesh
         }),
     ];
     for (why, text, is) in cases {
         let config = good_bgp(text);
         assert!(is(&config), "{why}: {config:#?}");
+    }
+}
+
+#[test]
+fn stores() {
+    type Is = fn(&Etcd) -> bool;
+    let defaults = Etcd {
+        endpoints: vec!["http://[2001:db8::1]:2379".to_owned()],
+        prefix: "/wayleave/network".to_owned(),
+        ttl: Duration::from_secs(30),
+        timeout: Duration::from_secs(5),
+        ca_file: None,
+        identity: None,
+        user: None,
+        reclaim_after: None,
+    };
+    let least = format!("{LEAST}[store]\nkind = \"etcd\"\nendpoints = [\"http://[2001:db8::1]:2379/\"]\n");
+    assert_eq!(good(&least).store, Store::Etcd(defaults));
+
+    let tls = "endpoints = [\"https://a\", \"http://b\"]\nca_file = \"/ca\"";
+    let cases: [(&str, &str, Is); 8] = [
+        ("the shortest life", "ttl = \"10s\"", |e| e.ttl.as_secs() == 10),
+        ("half of the life", "ttl = \"10s\"\ntimeout = \"5s\"", |e| e.timeout.as_secs() == 5),
+        ("the longest", "ttl = \"1h\"\ntimeout = \"60s\"", |e| e.ttl.as_secs() == 3600 && e.timeout.as_secs() == 60),
+        ("a CA", tls, |e| e.ca_file == Some("/ca".into()) && e.identity.is_none()),
+        ("a certificate", &format!("{tls}\ncert_file = \"/c\"\nkey_file = \"/k\""), |e| {
+            e.identity == Some(("/c".into(), "/k".into()))
+        }),
+        ("a user, without TLS even", "username = \"u\"\npassword_file = \"/p\"", |e| {
+            e.user.as_ref().is_some_and(|(name, password)| name == "u" && password.expose_text() == "s3cret")
+        }),
+        ("never reclaimed", "reclaim_after = \"0s\"", |e| e.reclaim_after.is_none()),
+        ("reclaimed", "reclaim_after = \"7days\"", |e| e.reclaim_after == Some(Duration::from_secs(604_800))),
+    ];
+    for (why, text, is) in cases {
+        let endpoints = if text.contains("endpoints") { "" } else { "endpoints = [\"http://a\"]\n" };
+        let config = good(&format!("{LEAST}[store]\nkind = \"etcd\"\n{endpoints}{text}\n"));
+        assert!(matches!(&config.store, Store::Etcd(etcd) if is(etcd)), "{why}: {:#?}", config.store);
+    }
+}
+
+#[test]
+fn what_is_leased() {
+    type Is = fn(&Network) -> bool;
+    let cases: [(&str, &str, Is); 6] = [
+        ("one length", "subnet_length = { ipv6 = 80 }", |n| n.subnet_length == PerFamily::new(24, 80)),
+        ("a whole pool", "pools = [\"10.0.0.0/24\"]", |n| n.subnet_length[Family::Ipv4] == 24),
+        ("a small pool", "pools = [\"10.0.0.0/26\"]\nsubnet_length = { ipv4 = 28 }", |n| {
+            n.pools == ["10.0.0.0/26".parse::<Prefix>().unwrap()]
+        }),
+        ("a small pool nobody leases from", "pools = [\"10.0.0.0/26\"]\nsubnets = []", |n| n.subnets == Some(vec![])),
+        ("many", "subnets_wanted = 64", |n| n.subnets_wanted == 64),
+        ("no file", "subnet_file = \"\"", |n| n.subnet_file.is_none()),
+    ];
+    for (why, text, is) in cases {
+        let config =
+            good(&format!("[bgp]\nasn = 1\n[store]\nkind = \"etcd\"\nendpoints = [\"http://e\"]\n[network]\n{text}\n"));
+        assert!(is(&config.network), "{why}: {:#?}", config.network);
     }
 }
 
