@@ -22,6 +22,7 @@ use super::export::ExportSettings;
 use super::pack::{Audience, CHUNK, Chunk, Packer, Told};
 use super::{Change, PeerId, Rib, Selected};
 use crate::bgp::attrs::Attrs;
+use crate::bgp::policy::Offer;
 use crate::net::{Family, PerFamily, Prefix};
 
 /// Cells of the table that one [`Group::drain`] looks at, at most: most of a table may be nothing for
@@ -162,7 +163,7 @@ impl Group {
     }
 
     /// A peer joins and is to be sent all. `has`: prefixes that it may hold from us by other
-    /// settings (see [`Group::may_hold`]) and that are to be withdrawn where they don't go to this group.
+    /// settings ([`Group::offers`], [`Group::owed`]) and that are to be withdrawn where they don't go to this group.
     pub fn join(&mut self, id: PeerId, has: impl IntoIterator<Item = Prefix>) {
         let walk = Some(Walk { next: 0, families: self.settings.families });
         self.known.insert(id);
@@ -353,14 +354,28 @@ impl Group {
         })
     }
 
+    /// All that members get, each but what came from itself, and whom it came from; in no particular order.
+    pub fn offers<'a>(&'a self, rib: &'a Rib) -> impl Iterator<Item = (Prefix, PeerId)> + 'a {
+        rib.views().filter_map(move |view| {
+            let route = view.best?;
+            let offered = !matches!(self.settings.offer(&view.prefix, &route), Offer::Never);
+            offered.then_some((view.prefix, route.source.peer))
+        })
+    }
+
+    /// Prefixes that a member has yet to be told of, in no particular order.
+    pub fn owed<'a>(&'a self, id: PeerId, rib: &'a Rib) -> impl Iterator<Item = Prefix> + 'a {
+        self.members.get(&id).into_iter().flat_map(|member| {
+            let changed = member.cells.iter().filter_map(|cell| Some(rib.cell(cell)?.0));
+            changed.chain(member.queue.iter().chain(&member.gone).copied())
+        })
+    }
+
     /// Prefixes that a member may hold from us, in no particular order: those that it gets, and those
     /// that it has yet to be told of.
     pub fn may_hold<'a>(&'a self, id: PeerId, rib: &'a Rib) -> impl Iterator<Item = Prefix> + 'a {
-        let owed = self.members.get(&id).into_iter().flat_map(|member| {
-            let changed = member.cells.iter().filter_map(|cell| Some(rib.cell(cell)?.0));
-            changed.chain(member.queue.iter().chain(&member.gone).copied())
-        });
-        self.sent(id, rib).map(|(prefix, _)| prefix).chain(owed)
+        let others = self.offers(rib).filter(move |(_, from)| *from != id);
+        others.map(|(prefix, _)| prefix).chain(self.owed(id, rib))
     }
 
     /// Prefixes so far whose attributes fitted into no message, so that they were withdrawn.

@@ -40,6 +40,8 @@ pub(super) struct Lot {
     counters: Counters,
     /// Places where it was chosen
     chosen: usize,
+    /// Where its paths are to be moved
+    next: Option<LotId>,
 }
 
 impl Lot {
@@ -89,7 +91,7 @@ impl Lots {
 
     /// A lot that has no paths yet.
     pub fn open(&mut self, source: Source, address: IpAddr) -> LotId {
-        let lot = Lot { source, address, state: State::Fresh, counters: Counters::default(), chosen: 0 };
+        let lot = Lot { source, address, state: State::Fresh, counters: Counters::default(), chosen: 0, next: None };
         if let Some(id) = self.free.pop() {
             self.all[id.0 as usize] = lot;
             return id;
@@ -102,6 +104,18 @@ impl Lots {
     /// Its paths are to be sent again.
     pub fn age(&mut self, id: LotId) {
         self.all[id.0 as usize].state = State::Stale;
+    }
+
+    /// The paths of these lots belong to another from now on.
+    pub fn turn(&mut self, old: &[LotId], new: LotId) {
+        for id in old {
+            self.all[id.0 as usize].next = Some(new);
+        }
+    }
+
+    /// Where a path of this lot belongs.
+    pub fn newest(&self, id: LotId) -> LotId {
+        self[id].next.unwrap_or(id)
     }
 
     /// Its paths are gone; how many.

@@ -111,6 +111,8 @@ pub(super) struct Peer {
     up: bool,
     /// What it sends now
     fresh: PerFamily<Option<LotId>>,
+    /// What it sent in this session while it was of another kind, until the walk has moved it to `fresh`
+    former: PerFamily<SmallVec<[LotId; 1]>>,
     /// What it sent before a restart or refresh
     stale: PerFamily<SmallVec<[LotId; 1]>>,
     /// What was stale already when the peer failed again
@@ -126,6 +128,7 @@ impl Peer {
             info,
             up: true,
             fresh: PerFamily::default(),
+            former: PerFamily::default(),
             stale: PerFamily::default(),
             older: PerFamily::default(),
             received: 0,
@@ -133,23 +136,44 @@ impl Peer {
     }
 
     fn lots(&self) -> impl Iterator<Item = LotId> {
-        let stale = self.stale.iter().chain(self.older.iter()).flat_map(|(_, lots)| lots);
+        let stale = self.former.iter().chain(self.stale.iter()).chain(self.older.iter()).flat_map(|(_, lots)| lots);
         self.fresh.iter().filter_map(|(_, lot)| lot.as_ref()).chain(stale).copied()
     }
 
     /// The paths of a family are to be sent again.
     fn age(&mut self, family: Family, lots: &mut Lots) {
-        if let Some(lot) = self.fresh[family].take() {
-            lots.age(lot);
+        let aged: SmallVec<[LotId; 1]> =
+            self.fresh[family].take().into_iter().chain(self.former[family].drain(..)).collect();
+        if !aged.is_empty() {
+            aged.iter().for_each(|lot| lots.age(*lot));
             // A peer that begins again and again makes no heap of them.
-            self.stale[family].retain(|old| {
-                let used = lots[*old].paths() > 0;
-                if !used {
-                    lots.kill(*old);
+            clear_empty(&mut self.stale[family], lots);
+            self.stale[family].extend(aged);
+        }
+    }
+
+    /// It is of another kind from now on, so that its paths go to others than before: the walk moves them
+    /// to other lots, so that whoever asks what was sent of each can tell.
+    fn turn(&mut self, source: Source, lots: &mut Lots) {
+        self.source = source;
+        for family in Family::ALL {
+            let address = self.info.address;
+            if let Some(fresh) = &mut self.fresh[family] {
+                let former = &mut self.former[family];
+                former.push(*fresh);
+                *fresh = lots.open(source, address);
+                clear_empty(former, lots);
+                lots.turn(former, *fresh);
+            }
+            for kept in [&mut self.stale[family], &mut self.older[family]] {
+                clear_empty(kept, lots);
+                if !kept.is_empty() {
+                    let new = lots.open(source, address);
+                    lots.age(new);
+                    lots.turn(kept, new);
+                    kept.push(new);
                 }
-                used
-            });
-            self.stale[family].push(lot);
+            }
         }
     }
 
@@ -176,6 +200,17 @@ impl Peer {
     }
 }
 
+/// Lots without a path are let go.
+fn clear_empty(ids: &mut SmallVec<[LotId; 1]>, lots: &mut Lots) {
+    ids.retain(|id| {
+        let used = lots[*id].paths() > 0;
+        if !used {
+            lots.kill(*id);
+        }
+        used
+    });
+}
+
 impl Rib {
     /// A session came up, or its settings changed while it is up.
     ///
@@ -186,15 +221,21 @@ impl Rib {
             self.peers.insert(id, Peer::new(info));
             return;
         };
-        if old.source != info.source() || old.info.address != info.address {
+        let source = info.source();
+        let who = |info: &PeerInfo| (info.router_id, info.address, info.external);
+        if who(&old.info) != who(&info) {
             self.paths -= Family::ALL.into_iter().map(|family| old.kill(family, &mut self.store.lots)).sum::<usize>();
             *old = Peer::new(info);
             return;
         }
-        let policy = old.info.import != info.import || old.info.sender() != info.sender();
+        let mut walk = old.info.import != info.import || old.info.sender() != info.sender();
+        if old.source != source {
+            old.turn(source, &mut self.store.lots);
+            walk = true;
+        }
         old.up = true;
         old.info = info;
-        if policy && old.received > 0 {
+        if walk && old.received > 0 {
             self.walk.add(Reason::Import(id));
         }
     }
@@ -350,7 +391,8 @@ impl Rib {
                 store.sub(&old);
                 *received += usize::from(!live);
                 *paths += usize::from(!live);
-                if old.imported != path.imported || !live {
+                let other_kind = old.lot != lot && store.lots[old.lot].source != store.lots[lot].source;
+                if old.imported != path.imported || other_kind || !live {
                     touch(entry.entry, slot, dirty);
                 } else if let Some(set) = path.imported
                     && old.lot != lot

@@ -8,8 +8,7 @@
 use std::net::IpAddr;
 
 use ahash::RandomState;
-use hashbrown::HashSet;
-use smallvec::SmallVec;
+use hashbrown::{HashMap, HashSet};
 
 use super::interner::SetId;
 use super::peers::Gate;
@@ -35,7 +34,7 @@ struct At {
 
 #[derive(Debug)]
 pub(super) enum Reason {
-    /// The import policy of a peer has changed
+    /// The import policy of a peer has changed, or what kind of peer it is
     Import(PeerId),
     /// These next hops have changed
     NextHops(HashSet<IpAddr, RandomState>),
@@ -70,6 +69,12 @@ impl Walk {
         self.reasons.iter().any(|(_, reason)| matches!(reason, Reason::NextHops(hops) if hops.contains(&next_hop)))
     }
 
+    /// Whether every route is to be decided again; whether next hops have changed.
+    fn asks(&self) -> (bool, bool) {
+        let any = |is: fn(&Reason) -> bool| self.reasons.iter().any(|(_, reason)| is(reason));
+        (any(|reason| matches!(reason, Reason::All)), any(|reason| matches!(reason, Reason::NextHops(_))))
+    }
+
     /// Whether somebody has a reason to walk, besides dead paths.
     pub fn is_needed(&self) -> bool {
         !self.reasons.is_empty()
@@ -81,14 +86,16 @@ impl Rib {
     /// decision.
     pub(super) fn walk(&mut self, touches: usize, mut cells: usize) {
         let Self { table, store, peers, dirty, walk, .. } = self;
-        let mut gates: SmallVec<[(PeerId, Gate<'_>); 1]> = SmallVec::new();
+        // A gate may serve a little longer than its reason lasts: what is right already stays as it is.
+        let mut gates: HashMap<PeerId, Gate<'_>, RandomState> = HashMap::default();
         for (_, reason) in &walk.reasons {
             if let Reason::Import(id) = reason
                 && let Some(peer) = peers.get(id)
             {
-                gates.push((*id, Gate::new(&peer.info)));
+                gates.insert(*id, Gate::new(&peer.info));
             }
         }
+        let (mut all, mut next_hops) = walk.asks();
         // Entries next to each other share attributes.
         let mut last: Option<(SetId, bool)> = None;
         let enough = dirty.len().saturating_add(touches);
@@ -99,36 +106,34 @@ impl Rib {
             while walk.reasons.first().is_some_and(|(end, _)| *end <= walk.at) {
                 walk.reasons.remove(0);
                 last = None;
+                (all, next_hops) = walk.asks();
             }
             let slot = Slot(u32::try_from(walk.at.cell).unwrap_or(u32::MAX));
             walk.at.cell += 1;
             cells -= 1;
             let Some(mut entry) = table.open(slot) else { continue };
             let mut affected = store.lots.dead_paths() > 0 && entry.remove_dead(store);
-            for (_, reason) in &walk.reasons {
-                match reason {
-                    Reason::All => affected = true,
-                    Reason::NextHops(_) => {
-                        let changed = |path: &Path| {
-                            let Some(set) = path.imported else { return false };
-                            if last.is_none_or(|(known, _)| known != set) {
-                                last = Some((set, walk.has_changed(store.sets.attrs(set).next_hop)));
-                            }
-                            last.is_some_and(|(_, changed)| changed)
-                        };
-                        affected = affected || entry.paths().iter().any(changed);
+            affected |= all;
+            if next_hops && !affected {
+                let changed = |path: &Path| {
+                    let Some(set) = path.imported else { return false };
+                    if last.is_none_or(|(known, _)| known != set) {
+                        last = Some((set, walk.has_changed(store.sets.attrs(set).next_hop)));
                     }
-                    Reason::Import(id) => {
-                        let Some((_, gate)) = gates.iter_mut().find(|(peer, _)| peer == id) else { continue };
-                        let prefix = entry.prefix();
-                        let sent = |path: &&mut Path| store.lots[path.lot].source.peer == *id;
-                        let Some(path) = entry.paths_mut().iter_mut().find(sent) else { continue };
-                        let new = Path::new(path.lot, path.raw, gate.import(&mut store.sets, &prefix, path.raw));
-                        affected |= new.imported != path.imported;
-                        store.add(&new);
-                        store.sub(path);
-                        *path = new;
-                    }
+                    last.is_some_and(|(_, changed)| changed)
+                };
+                affected = entry.paths().iter().any(changed);
+            }
+            if !gates.is_empty() {
+                let prefix = entry.prefix();
+                for path in entry.paths_mut() {
+                    let Some(gate) = gates.get_mut(&store.lots[path.lot].source.peer) else { continue };
+                    let lot = store.lots.newest(path.lot);
+                    let new = Path::new(lot, path.raw, gate.import(&mut store.sets, &prefix, path.raw));
+                    affected |= new.imported != path.imported || new.lot != path.lot;
+                    store.add(&new);
+                    store.sub(path);
+                    *path = new;
                 }
             }
             if affected {

@@ -25,6 +25,8 @@ enum Event {
     Down(u8),
     Restart(u8, bool, bool),
     Up(u8, bool),
+    /// One of our AS becomes a client, or is none any more; also as it comes up
+    Turn(u8),
     MarkStale(u8, Family),
     Sweep(u8, Family),
     Scope(u8, u8),
@@ -50,6 +52,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => peer().prop_map(Event::Down),
         1 => (peer(), any::<bool>(), any::<bool>()).prop_map(|(n, a, b)| Event::Restart(n, a, b)),
         3 => (peer(), any::<bool>()).prop_map(|(n, other)| Event::Up(n, other)),
+        2 => (4..=PEERS).prop_map(Event::Turn),
         1 => (peer(), family()).prop_map(|(n, f)| Event::MarkStale(n, f)),
         1 => (peer(), family()).prop_map(|(n, f)| Event::Sweep(n, f)),
         1 => (peer(), 0..4_u8).prop_map(|(n, s)| Event::Scope(n, s)),
@@ -65,8 +68,9 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Peers 1, 2, 3 are external (3 in the AS of 2), 4 and 5 clients, 6 another of our AS.
-fn info(n: u8, other: bool, scope: u8) -> PeerInfo {
+/// Peers 1, 2, 3 are external (3 in the AS of 2), 4 and 5 clients, 6 another of our AS; or the other
+/// way round, if `turned`.
+fn info(n: u8, other: bool, scope: u8, turned: bool) -> PeerInfo {
     let edit = Edit { local_pref: Some(150), add_communities: vec![Community(7)], ..Edit::default() };
     let rule = Rule {
         prefixes: vec![PrefixMatch::new(p("10.0.0.0/8"), None, Some(24))],
@@ -88,7 +92,7 @@ fn info(n: u8, other: bool, scope: u8) -> PeerInfo {
         _ => internal(n),
     };
     let router_id = if other { [5, 5, 5, n].into() } else { base.router_id };
-    PeerInfo { router_id, import: import(scope), ..base }
+    PeerInfo { router_id, import: import(scope), client: base.client != turned, ..base }
 }
 
 fn attrs(n: u8, i: usize, variant: u8) -> Attrs {
@@ -124,7 +128,7 @@ struct World {
     ears: BTreeMap<PeerId, Receiver>,
     dead: BTreeSet<u8>,
     // What the world should come to
-    peers: BTreeMap<u8, (bool, u8, bool)>,
+    peers: BTreeMap<u8, (bool, u8, bool, bool)>,
     sent: BTreeMap<(u8, usize), (u8, bool)>,
     own: BTreeMap<usize, u8>,
 }
@@ -145,7 +149,7 @@ impl World {
         let rib = Rib::new();
         let selfish = ExportSettings { next_hop_self: true, ..settings(false, false) };
         let groups = [settings(true, false), settings(false, true), selfish].map(Group::new).into();
-        let peers = (1..=PEERS).map(|n| (n, (false, 0, false))).collect();
+        let peers = (1..=PEERS).map(|n| (n, (false, 0, false, false))).collect();
         let (ears, dead, sent, own) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         Self { rib, groups, ears, dead, peers, sent, own }
     }
@@ -183,12 +187,17 @@ impl World {
                 self.peers.entry(n).and_modify(|peer| peer.0 = false);
             }
             Event::Up(n, other) => {
-                let (_, scope, before) = self.peers[&n];
-                self.rib.peer_up(info(n, other, scope));
+                let (_, scope, before, turned) = self.peers[&n];
+                self.rib.peer_up(info(n, other, scope, turned));
                 if other != before {
                     self.drop_sent(|m, _, _| m == n);
                 }
-                self.peers.insert(n, (true, scope, other));
+                self.peers.insert(n, (true, scope, other, turned));
+            }
+            Event::Turn(n) => {
+                let (_, scope, other, turned) = self.peers[&n];
+                self.rib.peer_up(info(n, other, scope, !turned));
+                self.peers.insert(n, (true, scope, other, !turned));
             }
             Event::MarkStale(n, family) => {
                 self.rib.mark_stale(id(n), family);
@@ -201,9 +210,9 @@ impl World {
             }
             Event::Scope(n, scope) => {
                 // A peer that the table doesn't know hears of its policy when it comes up.
-                let (up, _, other) = self.peers[&n];
-                self.rib.set_import(id(n), info(n, other, scope).import);
-                self.peers.insert(n, (up, scope, other));
+                let (up, _, other, turned) = self.peers[&n];
+                self.rib.set_import(id(n), info(n, other, scope, turned).import);
+                self.peers.insert(n, (up, scope, other, turned));
             }
             Event::NextHop(hop, up) => {
                 if up {
@@ -300,8 +309,8 @@ impl World {
     /// The same from nothing.
     fn scratch(&self) -> Rib {
         let mut rib = Rib::new();
-        for (n, (_, scope, other)) in self.peers.iter().rev() {
-            rib.peer_up(info(*n, *other, *scope));
+        for (n, (_, scope, other, turned)) in self.peers.iter().rev() {
+            rib.peer_up(info(*n, *other, *scope, *turned));
         }
         for ((n, i), (variant, _)) in self.sent.iter().rev() {
             let attrs = Arc::new(attrs(*n, *i, *variant));
