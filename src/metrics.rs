@@ -2,15 +2,17 @@
 //!
 //! Counters are held as handles by whoever counts. Gauges are set at scrape time from a
 //! [`Snapshot`], so that no series outlives what it describes. The `peer` label is the name in the
-//! file; peers accepted by a prefix share that prefix's name, so the number of series is bounded
-//! by the configuration.
+//! file; peers accepted by a prefix share that prefix's name, nodes of the store share `mesh`, so the
+//! number of series is bounded by the configuration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::bfd;
@@ -67,24 +69,30 @@ pub struct PeerMetrics {
     flaps: IntCounterVec,
     malformed: IntCounterVec,
     name: String,
+    /// Of this one alone, where several share a name: received and sent
+    own: Arc<[[AtomicU64; 2]; 5]>,
 }
 
 impl PeerMetrics {
     /// A message was read.
     pub fn received(&self, kind: MessageKind) {
         self.received[kind as usize].inc();
+        self.own[kind as usize][0].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Messages were written.
     pub fn sent(&self, kind: MessageKind, count: u64) {
         self.sent[kind as usize].inc_by(count);
+        self.own[kind as usize][1].fetch_add(count, Ordering::Relaxed);
     }
 
     /// Messages read and written so far, by kind.
     pub fn messages(&self) -> impl Iterator<Item = (MessageKind, u64, u64)> + '_ {
-        MessageKind::ALL
-            .into_iter()
-            .map(|kind| (kind, self.received[kind as usize].get(), self.sent[kind as usize].get()))
+        let own = |kind: MessageKind| self.own[kind as usize].each_ref().map(|count| count.load(Ordering::Relaxed));
+        MessageKind::ALL.into_iter().map(move |kind| {
+            let [received, sent] = own(kind);
+            (kind, received, sent)
+        })
     }
 
     /// An established session was lost; `reason` is one of a few known words.
@@ -141,6 +149,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// 0: not drained, 1: draining, 2: drained
     pub drain: u8,
+    /// The store; none: there is none
+    pub store: Option<StoreSnapshot>,
     /// Per peer of the file
     pub peers: BTreeMap<String, PeerSnapshot>,
     /// Sessions by state
@@ -162,6 +172,27 @@ pub struct Snapshot {
     pub cpu_seconds: f64,
 }
 
+/// Gauges of the store, the subnets and nodes in it.
+#[derive(Clone, Debug, Default)]
+pub struct StoreSnapshot {
+    /// Whether it answers
+    pub reachable: bool,
+    /// Seconds since it confirmed that what is known is the newest; none: not yet
+    pub confirmed_age: Option<f64>,
+    /// Subnets of this node
+    pub subnets: usize,
+    /// Of them confirmed by the store
+    pub confirmed: usize,
+    /// Seconds for which the oldest of them has been this node's
+    pub lease_age: f64,
+    /// Subnets that the pools have room for, and of them taken: by pool
+    pub pools: Vec<(String, u64, u64)>,
+    /// Nodes by state
+    pub nodes: BTreeMap<String, usize>,
+    /// Mesh sessions: wanted, of them established
+    pub mesh: (usize, usize),
+}
+
 /// Gauges of one peer of the file.
 #[derive(Clone, Debug, Default)]
 pub struct PeerSnapshot {
@@ -175,8 +206,8 @@ pub struct PeerSnapshot {
     pub advertised: usize,
     /// Prefixes kept while it restarts
     pub stale: usize,
-    /// Limit, 0 = none
-    pub max_prefixes: u32,
+    /// Limit, 0 = none; not there: each of several has its own
+    pub max_prefixes: Option<u32>,
     /// Prefixes rejected, by reason
     pub rejected: BTreeMap<String, usize>,
     /// BFD sessions that are Up; none: it has no BFD
@@ -233,6 +264,7 @@ pub struct Metrics {
 struct Gauges {
     ready: IntGauge,
     drain: IntGauge,
+    store: StoreGauges,
     sessions: IntGaugeVec,
     established: IntGaugeVec,
     prefixes_received: IntGaugeVec,
@@ -295,6 +327,66 @@ impl Register<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(opts(name, help), labels))
+    }
+}
+
+/// Gauges of the store; they have no value where there is none.
+#[derive(Debug)]
+struct StoreGauges {
+    reachable: IntGaugeVec,
+    confirmed_age: GaugeVec,
+    lease_age: GaugeVec,
+    subnets: IntGaugeVec,
+    pool_size: IntGaugeVec,
+    pool_taken: IntGaugeVec,
+    nodes: IntGaugeVec,
+    mesh: IntGaugeVec,
+}
+
+impl StoreGauges {
+    fn new(r: &Register<'_>) -> prometheus::Result<Self> {
+        let seconds = |name: &str, help: &str| r.add(GaugeVec::new(opts(name, help), &[]));
+        Ok(Self {
+            reachable: r.gauges("store_reachable", "Whether the store answers.", &[])?,
+            confirmed_age: seconds(
+                "store_last_confirmed_seconds",
+                "Time since the store confirmed that what is known of it is the newest.",
+            )?,
+            lease_age: seconds("lease_age_seconds", "Time for which the oldest subnet has been this node's.")?,
+            subnets: r.gauges(
+                "lease_subnets",
+                "Subnets of this node, by whether the store has confirmed them since the start.",
+                &["state"],
+            )?,
+            pool_size: r.gauges("pool_subnets", "Subnets that a pool has room for.", &["pool"])?,
+            pool_taken: r.gauges("pool_subnets_taken", "Subnets of a pool that are taken or reserved.", &["pool"])?,
+            nodes: r.gauges("nodes", "Nodes in the store, by liveness.", &["state"])?,
+            mesh: r.gauges("mesh_sessions", "Sessions with nodes of the store.", &["state"])?,
+        })
+    }
+
+    fn set(&self, now: Option<&StoreSnapshot>) {
+        // Pools come and go.
+        self.pool_size.reset();
+        self.pool_taken.reset();
+        let Some(now) = now else { return };
+        let wide = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.reachable.with_label_values::<&str>(&[]).set(i64::from(now.reachable));
+        if let Some(age) = now.confirmed_age {
+            self.confirmed_age.with_label_values::<&str>(&[]).set(age);
+        }
+        self.lease_age.with_label_values::<&str>(&[]).set(now.lease_age);
+        self.subnets.with_label_values(&["confirmed"]).set(int(now.confirmed));
+        self.subnets.with_label_values(&["unconfirmed"]).set(int(now.subnets - now.confirmed));
+        for (pool, size, taken) in &now.pools {
+            self.pool_size.with_label_values(&[pool.as_str()]).set(wide(*size));
+            self.pool_taken.with_label_values(&[pool.as_str()]).set(wide(*taken));
+        }
+        for state in ["alive", "dead", "unlisted"] {
+            self.nodes.with_label_values(&[state]).set(int(now.nodes.get(state).copied().unwrap_or_default()));
+        }
+        self.mesh.with_label_values(&["wanted"]).set(int(now.mesh.0));
+        self.mesh.with_label_values(&["established"]).set(int(now.mesh.1));
     }
 }
 
@@ -361,6 +453,7 @@ impl Metrics {
                 "ready",
                 "Whether the first synchronisation is in the kernel and the node is not leaving (1) or not (0).",
             )?,
+            store: StoreGauges::new(&r)?,
             drain: r.gauge("drain_state", "Whether the node is leaving the network: 0 no, 1 draining, 2 drained.")?,
             sessions: r.gauges("bgp_sessions", "BGP sessions by state.", &["state"])?,
             established: r.gauges("bgp_session_established", "Established sessions of a peer.", &["peer"])?,
@@ -438,7 +531,7 @@ impl Metrics {
         })
     }
 
-    /// Counters of a peer of the file.
+    /// Counters of a peer by its name in the file; all that share it count together.
     pub fn peer(&self, name: &str) -> PeerMetrics {
         PeerMetrics {
             received: MessageKind::ALL.map(|kind| self.messages_received.with_label_values(&[name, kind.label()])),
@@ -446,6 +539,7 @@ impl Metrics {
             flaps: self.flaps.clone(),
             malformed: self.malformed.clone(),
             name: name.to_owned(),
+            own: Arc::default(),
         }
     }
 
@@ -510,16 +604,18 @@ impl Gauges {
             &self.prefixes_accepted,
             &self.prefixes_advertised,
             &self.prefixes_stale,
-            &self.prefixes_limit,
         ];
-        for family in per_peer.into_iter().chain([&self.sessions, &self.prefixes_rejected, &self.bfd_up]) {
+        let others = [&self.sessions, &self.prefixes_rejected, &self.prefixes_limit, &self.bfd_up];
+        for family in per_peer.into_iter().chain(others) {
             family.reset();
         }
         for (name, peer) in &now.peers {
-            let limit = usize::try_from(peer.max_prefixes).unwrap_or(usize::MAX);
-            let values = [peer.established, peer.received, peer.accepted, peer.advertised, peer.stale, limit];
+            let values = [peer.established, peer.received, peer.accepted, peer.advertised, peer.stale];
             for (family, value) in per_peer.into_iter().zip(values) {
                 family.with_label_values(&[name.as_str()]).set(int(value));
+            }
+            if let Some(limit) = peer.max_prefixes {
+                self.prefixes_limit.with_label_values(&[name.as_str()]).set(limit.into());
             }
             if let Some(up) = peer.bfd_up {
                 self.bfd_up.with_label_values(&[name.as_str()]).set(int(up));
@@ -533,6 +629,7 @@ impl Gauges {
         }
         self.ready.set(i64::from(now.ready));
         self.drain.set(i64::from(now.drain));
+        self.store.set(now.store.as_ref());
         let sizes = [
             (&self.rib_prefixes, now.rib.prefixes),
             (&self.rib_paths, now.rib.paths),

@@ -38,6 +38,9 @@ pub struct Status {
     pub drain: DrainStatus,
     /// Peers by session state
     pub sessions: BTreeMap<String, usize>,
+    /// Sessions with nodes of the store; none: it is not asked for any
+    #[serde(default)]
+    pub mesh: Option<MeshStatus>,
     /// BFD sessions by state
     pub bfd_sessions: BTreeMap<String, usize>,
     /// Scheduling of the BFD thread; none: there is none
@@ -59,10 +62,36 @@ pub struct Status {
     /// What somebody keeps removing or changing
     #[serde(default)]
     pub duels: Vec<Duel>,
+    /// Who else announces subnets of this node
+    #[serde(default)]
+    pub rivals: Vec<SubnetRival>,
+    /// The store that subnets and nodes stand in
+    #[serde(default)]
+    pub store: StoreStatus,
     /// The configuration in force
     pub config: ConfigStatus,
     /// What an operator should look at, worst first; empty = all is well
     pub problems: Vec<String>,
+}
+
+/// Sessions with nodes of the store.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// How many there should be
+    pub wanted: usize,
+    /// How many of them are established
+    pub established: usize,
+}
+
+/// Somebody else who announces a subnet of this node.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SubnetRival {
+    /// The subnet
+    pub subnet: Prefix,
+    /// Where the other sends its packets
+    pub next_hop: IpAddr,
+    /// The peer that told of it
+    pub from: String,
 }
 
 /// Size of the routing table.
@@ -252,6 +281,9 @@ pub struct Peer {
     pub negotiated: Option<Negotiated>,
     /// Whether it was accepted by a prefix peer
     pub dynamic: bool,
+    /// Whether it is a node of the store rather than a peer of the file
+    #[serde(default)]
+    pub mesh: bool,
     /// Policy of what is taken from it
     pub import: String,
     /// Policy of what is sent to it
@@ -509,4 +541,158 @@ pub struct DrainOrder {
 pub struct Problem {
     /// What is wrong
     pub error: String,
+}
+
+/// `wayleave lease`: the node's subnets, where they come from, and how the store is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Lease {
+    /// `fixed` (they stand in the file), `held`, `waiting`, `exhausted`, `blocked` or `released`
+    pub state: String,
+    /// Why, in words
+    pub reason: String,
+    /// The node's subnets
+    pub subnets: Vec<HeldSubnet>,
+    /// What subnets are taken from
+    pub pools: Vec<PoolUse>,
+    /// The store
+    pub store: StoreStatus,
+    /// What an operator should look at
+    pub problems: Vec<String>,
+}
+
+/// A subnet of this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeldSubnet {
+    /// The subnet
+    pub subnet: Prefix,
+    /// Since when it is this node's; none: it stands in the file
+    pub since: Option<String>,
+    /// Whether the store has said so since the daemon started
+    pub confirmed: bool,
+}
+
+/// What is taken of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolUse {
+    /// The pool
+    pub pool: Prefix,
+    /// Length of one subnet
+    pub subnet_length: u8,
+    /// Subnets that it has room for
+    pub size: u64,
+    /// Of them taken or reserved
+    pub taken: u64,
+}
+
+/// The store that subnets and nodes stand in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `embedded` or `etcd`
+    pub kind: String,
+    /// Whether it answers; none: there is none to ask
+    pub reachable: Option<bool>,
+    /// The member that is spoken to
+    pub endpoint: Option<String>,
+    /// Since when it is or isn't reachable
+    pub since: Option<String>,
+    /// When it last confirmed that what is known is the newest
+    pub confirmed: Option<String>,
+    /// Revision of what is known
+    pub revision: i64,
+    /// Why it doesn't answer
+    pub error: Option<String>,
+}
+
+/// `wayleave lease all`: a subnet in the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// The subnet
+    pub subnet: Prefix,
+    /// Who holds it
+    pub node: String,
+    /// Where that is
+    pub address: Option<IpAddr>,
+    /// Since when
+    pub since: Option<String>,
+    /// `held`, `dead` (its node is not there), `reserved` or `foreign` (another program's)
+    pub state: String,
+}
+
+/// `wayleave lease history`: what happened to a subnet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseEvent {
+    /// When it was seen here
+    pub at: String,
+    /// What happened, in words
+    pub what: String,
+}
+
+/// `wayleave lease add`, `release`, `reclaim`, `reserve`, `import-flannel`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum LeaseOrder {
+    /// One more subnet for this node
+    Add {
+        /// Which; none: any that is free
+        subnet: Option<Prefix>,
+    },
+    /// Give up this node's subnets
+    Release {
+        /// Which; none: all, and the node leaves the store
+        subnet: Option<Prefix>,
+    },
+    /// Free what another node holds
+    Reclaim {
+        /// A subnet, or the name of a node
+        what: String,
+        /// Also if the node is there or the subnet is announced
+        force: bool,
+    },
+    /// Keep a subnet for a node that has not come yet
+    Reserve {
+        /// The subnet
+        subnet: Prefix,
+        /// The node's name
+        node: String,
+    },
+    /// Take over the subnet that flannel leased to this host
+    ImportFlannel,
+}
+
+/// What was done about a [`LeaseOrder`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// In words
+    pub done: String,
+}
+
+/// `wayleave nodes`: a node in the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name
+    pub name: String,
+    /// Where BGP reaches it
+    pub address: IpAddr,
+    /// Its AS
+    pub asn: Asn,
+    /// BGP identifier
+    pub router_id: Ipv4Addr,
+    /// Its subnets
+    pub subnets: Vec<Prefix>,
+    /// `alive`, `dead` (no sign of life) or `unlisted` (gone from the store, its session still stands)
+    pub state: String,
+    /// Whether it is this node
+    pub this: bool,
+    /// Its version of wayleave
+    pub version: String,
+    /// Whether it reflects routes
+    pub reflector: bool,
+    /// Whether it is leaving, or has left
+    pub drained: bool,
+    /// The session with it: `established`, `down`, `none` (none is wanted); why none, in `reason`
+    pub session: String,
+    /// Why there is none
+    pub reason: Option<String>,
+    /// Tunnels that it ends
+    pub tunnels: Vec<String>,
 }

@@ -32,9 +32,7 @@ impl Check {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
         let file = self.config.config.display().to_string();
         let (errors, notes) = match load::load(&self.config.config) {
-            Ok(config) => {
-                (Vec::new(), config.not_yet().into_iter().chain(drain::left_behind(&config.state_dir)).collect())
-            }
+            Ok(config) => (Vec::new(), drain::left_behind(&config.state_dir).into_iter().collect()),
             Err(errors) => (errors, Vec::new()),
         };
         let ok = errors.is_empty();

@@ -10,6 +10,8 @@ mod client;
 mod demo;
 mod drain;
 mod explain;
+mod lease;
+mod nodes;
 mod peers;
 mod routes;
 mod run;
@@ -46,6 +48,8 @@ enum Command {
     Peers(peers::Peers),
     Routes(routes::Routes),
     Explain(explain::Explain),
+    Lease(lease::Lease),
+    Nodes(nodes::Nodes),
     Drain(drain::Drain),
     Undrain(drain::Undrain),
     Clean(clean::Clean),
@@ -116,6 +120,8 @@ pub fn main() -> ExitCode {
         Command::Peers(command) => command.run(&mut out),
         Command::Routes(command) => command.run(&mut out),
         Command::Explain(command) => command.run(&mut out),
+        Command::Lease(command) => command.run(&mut out),
+        Command::Nodes(command) => command.run(&mut out),
         Command::Drain(command) => command.run(&mut out),
         Command::Undrain(command) => command.run(&mut out),
         Command::Clean(command) => command.run(&mut out),

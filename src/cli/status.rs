@@ -34,7 +34,13 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
     }
     rows.add_row(["address", &format!("{}, AS {}, router id {}", status.address, status.asn, status.router_id)]);
     rows.add_row(["subnets", &format!("{} of pools {}", list(&status.subnets, ", "), list(&status.pools, ", "))]);
+    if status.store.kind == "etcd" {
+        rows.add_row(["store", &super::lease::store(&status.store)]);
+    }
     rows.add_row(["sessions", &list(status.sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ")]);
+    if let Some(mesh) = &status.mesh {
+        rows.add_row(["mesh", &format!("{} of {} sessions with nodes of the store", mesh.established, mesh.wanted)]);
+    }
     if !status.bfd_sessions.is_empty() {
         let sessions = list(status.bfd_sessions.iter().map(|(state, n)| format!("{n} {state}")), ", ");
         rows.add_row(["bfd", &format!("{sessions}; priority {}", or_dash(status.bfd_priority.as_ref()))]);
