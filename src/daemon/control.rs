@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::bfd;
 use crate::bgp::session;
 use crate::daemon::bfd::Running;
+use crate::daemon::cluster::Shown;
 use crate::daemon::peers::{Listed, Request};
 use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
 use crate::daemon::{Handles, drain, time};
@@ -28,6 +29,10 @@ use crate::io::netlink::query;
 use crate::net::Prefix;
 use crate::view;
 
+/// Answer to what only a store can do.
+const NO_STORE: &str = "there is no store: subnets and peers stand in the file (store.kind = \"embedded\")";
+/// Nodes of the mesh that `status` names as missed.
+const MISSED_NODES: usize = 5;
 /// Prefixes per page.
 const PAGE: usize = 1000;
 
@@ -40,6 +45,11 @@ pub async fn serve(listener: UnixListener, handles: Handles) {
         .route("/v1/explain", get(explain))
         .route("/v1/drain", get(drained).post(drain))
         .route("/v1/undrain", post(undrain))
+        .route("/v1/lease", get(lease).post(lease_order))
+        .route("/v1/lease/all", get(claims))
+        .route("/v1/lease/free", get(free))
+        .route("/v1/lease/history", get(history))
+        .route("/v1/nodes", get(nodes))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such thing to ask for"))
         .with_state(handles);
     if let Err(error) = axum::serve(listener, router).await {
@@ -66,6 +76,10 @@ impl Handles {
     /// Sizes and readiness. A node that leaves is not ready, whatever its routes are.
     pub(super) async fn routing_status(&self) -> Option<RoutingStatus> {
         let mut status = self.ask(Query::Status).await?;
+        if let Some(reason) = self.cluster.unready() {
+            status.ready = false;
+            status.ready_reason = reason;
+        }
         let drain = self.drain.borrow();
         if drain.is_leaving() {
             status.ready = false;
@@ -124,10 +138,17 @@ fn view_peer(peer: Listed, counts: Counts) -> view::Peer {
         malformed: peer.status.malformed,
         negotiated: peer.status.negotiated.filter(|_| established),
         dynamic: peer.dynamic,
+        mesh: peer.config.mesh,
         import: peer.config.import.to_string(),
         export: peer.config.export.to_string(),
         bfd: peer.bfd.as_ref().map(view_bfd),
     }
+}
+
+fn mesh_status(peers: &[(Listed, Counts)]) -> view::MeshStatus {
+    let mesh = || peers.iter().map(|(peer, _)| peer).filter(|peer| peer.config.mesh);
+    let established = mesh().filter(|peer| peer.status.state == session::State::Established).count();
+    view::MeshStatus { wanted: mesh().count(), established }
 }
 
 fn view_bfd(running: &Running) -> view::Bfd {
@@ -165,6 +186,7 @@ async fn status(State(handles): State<Handles>) -> Response {
         *sessions.entry(peer.status.state.name().to_owned()).or_default() += 1;
     }
     let config = handles.config.borrow().clone();
+    let mesh = config.bgp.mesh.then(|| mesh_status(&peers));
     let mut tunnel = node.tunnel;
     tunnel.affected.clone_from(&routing.affected_without_tunnel);
     let mut status = view::Status {
@@ -180,6 +202,7 @@ async fn status(State(handles): State<Handles>) -> Response {
         ready_reason: routing.ready_reason,
         drain: handles.drain.borrow().clone(),
         sessions,
+        mesh,
         bfd_sessions,
         bfd_priority: handles.bfd.get().map(ToString::to_string),
         rib: routing.rib,
@@ -189,15 +212,17 @@ async fn status(State(handles): State<Handles>) -> Response {
         sysctls: node.sysctls,
         repairs: routing.repairs.into_iter().chain(node.repairs).collect(),
         duels: routing.duels.into_iter().chain(node.duels).collect(),
+        rivals: routing.rivals,
+        store: handles.cluster.shown().lease.store.clone(),
         config: file,
         problems: Vec::new(),
     };
-    status.problems = problems(&status, &peers);
+    status.problems = problems(&status, &peers, &handles.cluster.shown());
     Json(status).into_response()
 }
 
 /// What an operator should look at, worst first.
-fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
+fn problems(status: &view::Status, peers: &[(Listed, Counts)], cluster: &Shown) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(error) = &status.config.error {
         found.push(format!("the last reload was refused: {error}"));
@@ -208,11 +233,29 @@ fn problems(status: &view::Status, peers: &[(Listed, Counts)]) -> Vec<String> {
     if let Some(error) = &status.drain.error {
         found.push(format!("draining, or the end of it, would not survive a restart: {error}"));
     }
+    found.extend(cluster.lease.problems.iter().cloned());
+    for rival in &status.rivals {
+        let node = cluster.nodes.iter().find(|node| node.address == rival.next_hop);
+        let node = node.map(|node| format!(" (node {})", node.name)).unwrap_or_default();
+        found.push(format!(
+            "{} is this node's, and {}{node} announces it too (told by {})",
+            rival.subnet, rival.next_hop, rival.from
+        ));
+    }
     // Of a drained node no peer is up, by its own wish.
     let missed = |peer: &Listed| peer.status.state != session::State::Established && !peer.dynamic;
-    for (peer, _) in peers.iter().filter(|(peer, _)| missed(peer) && status.drain.state != "drained") {
+    let missed = || peers.iter().map(|(peer, _)| peer).filter(|peer| missed(peer) && status.drain.state != "drained");
+    let said = |peer: &Listed| {
         let why = peer.status.last_error.as_ref().map_or("no connection yet", |(text, _)| text);
-        found.push(format!("peer {} is {}: {why}", peer.name, peer.status.state));
+        format!("peer {} is {}: {why}", peer.name, peer.status.state)
+    };
+    found.extend(missed().filter(|peer| !peer.config.mesh).map(said));
+    // Hundreds may be missed for one reason, such as a cable of our own.
+    let mut missed_nodes = missed().filter(|peer| peer.config.mesh);
+    found.extend(missed_nodes.by_ref().take(MISSED_NODES).map(said));
+    match missed_nodes.count() {
+        0 => {}
+        more => found.push(format!("so it is with {more} more nodes of the mesh; see `wayleave peers`")),
     }
     for (peer, _) in peers {
         let established = peer.status.state == session::State::Established;
@@ -363,4 +406,40 @@ async fn drain(State(handles): State<Handles>, Json(order): Json<view::DrainOrde
 
 async fn undrain(State(handles): State<Handles>) -> Response {
     handles.order(drain::Request::Undrain).await
+}
+
+async fn lease(State(handles): State<Handles>) -> Response {
+    Json(&handles.cluster.shown().lease).into_response()
+}
+
+async fn claims(State(handles): State<Handles>) -> Response {
+    Json(&handles.cluster.shown().claims).into_response()
+}
+
+async fn history(State(handles): State<Handles>) -> Response {
+    Json(&handles.cluster.shown().history).into_response()
+}
+
+async fn nodes(State(handles): State<Handles>) -> Response {
+    Json(&handles.cluster.shown().nodes).into_response()
+}
+
+#[derive(Deserialize)]
+struct FreeParams {
+    limit: usize,
+}
+
+async fn free(State(handles): State<Handles>, Params(params): Params<FreeParams>) -> Response {
+    match handles.cluster.free(params.limit).await {
+        Some(free) => Json(free).into_response(),
+        None => refuse(StatusCode::CONFLICT, NO_STORE),
+    }
+}
+
+async fn lease_order(State(handles): State<Handles>, Json(order): Json<view::LeaseOrder>) -> Response {
+    match handles.cluster.order(order).await {
+        Some(Ok(done)) => Json(view::LeaseAnswer { done }).into_response(),
+        Some(Err(why)) => refuse(StatusCode::CONFLICT, why),
+        None => refuse(StatusCode::CONFLICT, NO_STORE),
+    }
 }

@@ -51,7 +51,7 @@ async fn source_towards(config: &Config) -> Result<IpAddr, Fatal> {
         PeerAddress::Range(prefix) => prefix.first_host(),
     });
     let store = match &config.store {
-        Store::Etcd { endpoints, .. } => endpoints.iter().find_map(|endpoint| host_of(endpoint)),
+        Store::Etcd(etcd) => etcd.endpoints.iter().find_map(|endpoint| host_of(endpoint)),
         Store::Embedded => None,
     };
     let Some(towards) = first_peer.chain(store).next() else {

@@ -5,6 +5,7 @@
 //! | one per peer (`peer`) | session, connections | listener, timers, its socket |
 //! | `peers` | the set of peers, listeners | signals, control socket |
 //! | `routing` | RIB, adj-ribs-out, forwarder | peers, kernel events, FIB writer, queries |
+//! | `cluster` | subnets leased from the store, the nodes in it | the store, control socket, `routing` |
 //! | `drain` | how far the node has left the network | control socket, a timer |
 //! | `node` | tunnel, sysctls, firewall table | events of its own, reload, timers |
 //! | FIB writer thread | the netlink socket that writes routes | routing |
@@ -15,6 +16,7 @@
 
 mod bfd;
 pub mod clean;
+mod cluster;
 mod connection;
 mod control;
 pub mod drain;
@@ -36,7 +38,7 @@ use std::time::SystemTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Overlay};
 use crate::io::netlink::query;
 use crate::metrics::Metrics;
 use crate::view;
@@ -72,6 +74,9 @@ impl Fatal {
 pub fn run(path: &Path) -> Result<(), Fatal> {
     let config = load::load(path).map_err(|errors| Fatal::Config(errors.join("\n")))?;
     logging::start(&config.log).map_err(|error| Fatal::start("log.level", error))?;
+    if let Err(error) = crate::io::limits::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Routing is one task and decoding rarely needs more; a big host must not pay for 128 threads.
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
@@ -88,6 +93,7 @@ struct Handles {
     peers: mpsc::Sender<peers::Request>,
     drains: mpsc::Sender<drain::Request>,
     drain: watch::Receiver<view::DrainStatus>,
+    cluster: cluster::Handle,
     node: watch::Receiver<node::Status>,
     file: watch::Receiver<view::ConfigStatus>,
     metrics: Arc<Metrics>,
@@ -103,31 +109,20 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     // First of all: a second daemon must not touch what the first one owns.
     let control = crate::io::socket::listen(&config.control.socket)
         .map_err(|error| Fatal::start(format!("control socket {}", config.control.socket.display()), error))?;
-    let config = Arc::new(config);
+    let file_config = Arc::new(config);
+    let cluster = cluster::Cluster::open(&file_config, &identity).await;
+    let overlay = cluster.as_ref().map(cluster::Cluster::overlay);
+    let config = in_force(&file_config, overlay.as_ref());
     let metrics = Arc::new(Metrics::new().map_err(|error| Fatal::start("metrics", error))?);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), node = identity.name, address = %identity.address,
         router_id = %identity.router_id, asn = identity.asn.0, "started"
     );
 
-    for sentence in config.not_yet() {
-        tracing::warn!("{sentence}");
-    }
-
     let (inputs, input_queue) = mpsc::channel(ROUTING_QUEUE);
     let (queries, query_queue) = mpsc::channel(REQUESTS);
     let (node_requests, node_queue) = mpsc::channel(REQUESTS);
-    let objects =
-        config.kernel.install && config.kernel.nexthop_objects && query::knows_nexthops().await.unwrap_or(false);
-    if !objects && config.kernel.install && config.kernel.nexthop_objects {
-        tracing::warn!("this kernel has no nexthop objects: failover takes time for each route");
-    }
-    let guard = objects && config.kernel.link_guard && query::knows_resilient_groups().await.unwrap_or(false);
-    if objects && config.kernel.link_guard && !guard {
-        tracing::warn!(
-            "this kernel has no resilient nexthop groups: when a link goes down its routes are written again"
-        );
-    }
+    let (objects, guard) = abilities(&config).await;
     let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone()).await;
     let (drain_requests, drain_queue) = mpsc::channel(REQUESTS);
     let drain_status = drain.subscribe();
@@ -157,6 +152,8 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let peers_task = tokio::spawn(peers.run(peer_queue));
     let drain_task = tokio::spawn(drain.run(drain_queue, peer_requests.clone()));
 
+    let around = cluster::Around { routing: queries.clone(), node: node_status.clone(), drain: drain_status.clone() };
+    let (cluster_handle, cluster_requests) = cluster::Cluster::launch(cluster, &config, around);
     let (file, file_status) = watch::channel(view::ConfigStatus {
         file: path.display().to_string(),
         loaded: now(),
@@ -169,6 +166,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         peers: peer_requests.clone(),
         drains: drain_requests.clone(),
         drain: drain_status,
+        cluster: cluster_handle,
         node: node_status,
         file: file_status,
         metrics: Arc::clone(&metrics),
@@ -177,15 +175,21 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         bfd,
         since,
     };
-    if let Some(listen) = config.metrics.listen {
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
-        tokio::spawn(scrape::serve(listener, handles.clone()));
-    }
+    serve_metrics(&config, &handles).await?;
     tokio::spawn(control::serve(control, handles));
 
-    let reload = Reload { path, file, current, inputs, peers: peer_requests.clone(), node: node_requests, metrics };
+    let reload = Reload {
+        path,
+        file_config,
+        overlay,
+        cluster: cluster_requests,
+        file,
+        current,
+        inputs,
+        peers: peer_requests.clone(),
+        node: node_requests,
+        metrics,
+    };
     let outcome = tokio::select! {
         stopped = reload.until_stopped() => stopped,
         // These end only on request: anything else is a bug that a supervisor's restart may heal.
@@ -209,9 +213,44 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     outcome
 }
 
-/// Brings a changed file into force.
+/// Whether routes refer to nexthop objects, and these can be guarded: wanted, and known to the kernel.
+async fn abilities(config: &Config) -> (bool, bool) {
+    let objects =
+        config.kernel.install && config.kernel.nexthop_objects && query::knows_nexthops().await.unwrap_or(false);
+    if !objects && config.kernel.install && config.kernel.nexthop_objects {
+        tracing::warn!("this kernel has no nexthop objects: failover takes time for each route");
+    }
+    let guard = objects && config.kernel.link_guard && query::knows_resilient_groups().await.unwrap_or(false);
+    if objects && config.kernel.link_guard && !guard {
+        tracing::warn!(
+            "this kernel has no resilient nexthop groups: when a link goes down its routes are written again"
+        );
+    }
+    (objects, guard)
+}
+
+async fn serve_metrics(config: &Config, handles: &Handles) -> Result<(), Fatal> {
+    let Some(listen) = config.metrics.listen else { return Ok(()) };
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
+    tokio::spawn(scrape::serve(listener, handles.clone()));
+    Ok(())
+}
+
+/// The file, and what the store adds to it.
+fn in_force(file: &Arc<Config>, overlay: Option<&watch::Receiver<Arc<Overlay>>>) -> Arc<Config> {
+    overlay.map_or_else(|| Arc::clone(file), |overlay| Arc::new(file.with(&overlay.borrow())))
+}
+
+/// Brings a changed file into force, and what changes in the store.
 struct Reload {
     path: PathBuf,
+    /// As the file says
+    file_config: Arc<Config>,
+    /// What the store adds; none: there is no store
+    overlay: Option<watch::Receiver<Arc<Overlay>>>,
+    cluster: Option<mpsc::Sender<cluster::Request>>,
     file: watch::Sender<view::ConfigStatus>,
     current: watch::Sender<Arc<Config>>,
     inputs: mpsc::Sender<routing::Input>,
@@ -222,7 +261,7 @@ struct Reload {
 
 impl Reload {
     /// Handles signals until one says stop.
-    async fn until_stopped(self) -> Result<(), Fatal> {
+    async fn until_stopped(mut self) -> Result<(), Fatal> {
         let listen = |kind| signal(kind).map_err(|error| Fatal::start("signals", error));
         let mut hangup = listen(SignalKind::hangup())?;
         let mut terminate = listen(SignalKind::terminate())?;
@@ -230,6 +269,7 @@ impl Reload {
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reload().await,
+                () = changed(&mut self.overlay) => self.apply().await,
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
             }
@@ -237,7 +277,7 @@ impl Reload {
     }
 
     /// All or nothing: an invalid file changes nothing.
-    async fn reload(&self) {
+    async fn reload(&mut self) {
         let new = match load::load(&self.path) {
             Ok(new) => Arc::new(new),
             Err(errors) => {
@@ -249,7 +289,7 @@ impl Reload {
                 return;
             }
         };
-        let changes = config::changes(&self.current.borrow(), &new);
+        let changes = config::changes(&self.file_config, &new);
         if !changes.needs_restart.is_empty() {
             tracing::warn!(keys = ?changes.needs_restart, "these changes wait for a restart");
         }
@@ -258,13 +298,37 @@ impl Reload {
             status.error = None;
             status.needs_restart = changes.needs_restart.iter().map(ToString::to_string).collect();
         });
+        self.file_config = Arc::clone(&new);
+        if let Some(cluster) = &self.cluster {
+            let _ = cluster.send(cluster::Request::Configure(new)).await;
+        }
+        self.apply().await;
+        self.metrics.reloads.with_label_values(&["done"]).inc();
+        tracing::info!(added = ?changes.peers_added, removed = ?changes.peers_removed, changed = ?changes.peers_changed, "reloaded");
+    }
+
+    /// Hands the tasks what is in force now.
+    async fn apply(&self) {
+        let new = in_force(&self.file_config, self.overlay.as_ref());
+        if **self.current.borrow() == *new {
+            return;
+        }
         // Policies and pools before the peers that use them.
         let _ = self.node.send(Arc::clone(&new)).await;
         let _ = self.inputs.send(routing::Input::Reload(Arc::clone(&new))).await;
         let _ = self.peers.send(peers::Request::Reload(Arc::clone(&new))).await;
         self.current.send_replace(new);
-        self.metrics.reloads.with_label_values(&["done"]).inc();
-        tracing::info!(added = ?changes.peers_added, removed = ?changes.peers_removed, changed = ?changes.peers_changed, "reloaded");
+    }
+}
+
+/// Waits for news; for ever, if none can come.
+async fn changed(overlay: &mut Option<watch::Receiver<Arc<Overlay>>>) {
+    let news = match overlay {
+        Some(overlay) => overlay.changed().await.is_ok(),
+        None => false,
+    };
+    if !news {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -4,7 +4,7 @@
 //! A peer that the file gives as a prefix is a *range*: each address of it that connects gets a
 //! task of its own, which goes away again when it has been down for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,13 +13,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
 use crate::bgp::message::{Codec, Message, Notification};
 use crate::bgp::rib::PeerId;
 use crate::bgp::session::State;
 use crate::bgp::wire::{self, Cease};
-use crate::config::{self, Config, PeerAddress};
+use crate::config::{Config, Peer, PeerAddress};
 use crate::daemon::bfd::{Bfd, Running, Watched};
 use crate::daemon::identity::Identity;
 use crate::daemon::peer::{Command, PeerTask, Profile, Status};
@@ -33,6 +34,10 @@ use crate::net::{PerFamily, Prefix};
 const COMMANDS: usize = 16;
 /// Peers that one range may have at a time; more are refused and logged.
 const RANGE_LIMIT: usize = 1024;
+/// How long a connection from an unknown address is kept where nodes of a store may call.
+const EARLY: Duration = Duration::from_secs(3);
+/// How many of these are kept.
+const EARLY_LIMIT: usize = 1024;
 /// How long a peer of a range may be down before it is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
 /// How often that is looked at.
@@ -75,7 +80,7 @@ pub struct Listed {
     /// Its address
     pub address: IpAddr,
     /// Its settings
-    pub config: Arc<config::Peer>,
+    pub config: Arc<Peer>,
     /// Its session
     pub status: Status,
     /// Messages so far: kind, received, sent
@@ -89,7 +94,7 @@ pub struct Listed {
 struct Handle {
     id: PeerId,
     name: String,
-    config: Arc<config::Peer>,
+    config: Arc<Peer>,
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
     metrics: PeerMetrics,
@@ -103,7 +108,7 @@ pub struct Peers {
     config: Arc<Config>,
     identity: Identity,
     known: BTreeMap<IpAddr, Handle>,
-    ranges: Vec<(Prefix, Arc<config::Peer>)>,
+    ranges: Vec<(Prefix, Arc<Peer>)>,
     listeners: Vec<Arc<Listener>>,
     routing: mpsc::Sender<Input>,
     metrics: Arc<Metrics>,
@@ -112,6 +117,15 @@ pub struct Peers {
     preserved: PerFamily<bool>,
     /// The node is drained: there are to be no sessions
     farewell: Option<Notification>,
+    /// Connections of nodes that have heard of us before we have heard of them, oldest first
+    early: VecDeque<Early>,
+}
+
+/// A connection from an address that may become a peer soon.
+struct Early {
+    at: Instant,
+    remote: SocketAddr,
+    stream: TcpStream,
 }
 
 impl Peers {
@@ -150,6 +164,7 @@ impl Peers {
             next_id: 0,
             preserved,
             farewell,
+            early: VecDeque::new(),
         })
     }
 
@@ -210,7 +225,7 @@ impl Peers {
         self.known.iter().map(listed).collect()
     }
 
-    async fn add(&mut self, peer: Arc<config::Peer>) {
+    async fn add(&mut self, peer: Arc<Peer>) {
         match peer.address {
             PeerAddress::One(address) => self.start(address, peer, false).await,
             PeerAddress::Range(prefix) => {
@@ -221,14 +236,14 @@ impl Peers {
         }
     }
 
-    async fn start(&mut self, address: IpAddr, peer: Arc<config::Peer>, dynamic: bool) {
+    async fn start(&mut self, address: IpAddr, peer: Arc<Peer>, dynamic: bool) {
         let id = PeerId(self.next_id);
         self.next_id += 1;
         let name = if dynamic { address.to_string() } else { peer.name.clone() };
         let profile = self.profile(address, &peer, id);
         let (commands, queue) = mpsc::channel(COMMANDS);
         let (publish, status) = watch::channel(Status::default());
-        let metrics = self.metrics.peer(&peer.name);
+        let metrics = self.metrics.peer(peer.metrics_label());
         if let Some(farewell) = &self.farewell {
             // The first that it hears, before it has dialled.
             let _ = commands.try_send(Command::Shut(farewell.clone()));
@@ -238,11 +253,17 @@ impl Peers {
         if self.routing.send(Input::Add(Box::new(new))).await.is_err() {
             return;
         }
+        if let Some(at) = self.early.iter().position(|early| early.remote.ip().to_canonical() == address)
+            && let Some(early) = self.early.remove(at)
+        {
+            // A new task's queue has room.
+            let _ = commands.try_send(Command::Accepted(early.stream));
+        }
         let task =
             PeerTask::new(id, profile, Some(self.preserved), queue, self.routing.clone(), publish, metrics.clone());
         let mut bfd = None;
         let wanted = settings::bfd(&self.identity, &peer, address, self.farewell.is_some());
-        let watched = Watched { address, name: &peer.name, commands: &commands };
+        let watched = Watched { address, name: peer.metrics_label(), commands: &commands };
         self.bfd.bring(&watched, wanted, &mut bfd).instrument(info_span!("peer", name)).await;
         let restarts = self.farewell.is_none() && self.preserved.iter().any(|(_, preserved)| *preserved);
         let first = bfd.clone().filter(|_| restarts).map(Running::answered);
@@ -261,12 +282,12 @@ impl Peers {
         let Some(handle) = self.known.get_mut(&address) else { return };
         let wanted =
             settings::bfd(&self.identity, &handle.config, address, self.farewell.is_some()).filter(|_| configured);
-        let peer = Watched { address, name: &handle.config.name, commands: &handle.commands };
+        let peer = Watched { address, name: handle.config.metrics_label(), commands: &handle.commands };
         let span = info_span!("peer", name = handle.name);
         self.bfd.bring(&peer, wanted, &mut handle.bfd).instrument(span).await;
     }
 
-    fn profile(&self, address: IpAddr, peer: &config::Peer, id: PeerId) -> Profile {
+    fn profile(&self, address: IpAddr, peer: &Peer, id: PeerId) -> Profile {
         settings::profile(&self.identity, peer, address, id)
     }
 
@@ -284,7 +305,12 @@ impl Peers {
         if !self.known.contains_key(&address) {
             let range = self.ranges.iter().find(|(prefix, _)| prefix.contains(address));
             let Some((prefix, peer)) = range else {
-                tracing::info!(%remote, "connection from an address that is no peer, closed");
+                if self.config.bgp.mesh {
+                    self.early.push_back(Early { at: Instant::now(), remote, stream });
+                    self.forget_early();
+                } else {
+                    tracing::info!(%remote, "connection from an address that is no peer, closed");
+                }
                 return;
             };
             let taken = self.known.keys().filter(|known| prefix.contains(**known)).count();
@@ -308,7 +334,18 @@ impl Peers {
         self.known.iter().filter(of_range).map(|(address, _)| *address).collect()
     }
 
+    /// Who called before the store told us of it needn't call again.
+    fn forget_early(&mut self) {
+        let now = Instant::now();
+        while self.early.len() > EARLY_LIMIT || self.early.front().is_some_and(|early| now - early.at > EARLY) {
+            if let Some(early) = self.early.pop_front() {
+                tracing::info!(remote = %early.remote, "connection from an address that is no peer, closed");
+            }
+        }
+    }
+
     async fn forget_idle(&mut self) {
+        self.forget_early();
         let idle = |handle: &Handle| {
             let status = handle.status.borrow();
             let down = SystemTime::now().duration_since(status.since).unwrap_or_default();
@@ -316,72 +353,107 @@ impl Peers {
         };
         let gone: Vec<IpAddr> =
             self.known.iter().filter(|(_, handle)| idle(handle)).map(|(address, _)| *address).collect();
-        for address in gone {
-            self.end(address).await;
+        self.end(&gone).await;
+    }
+
+    /// Ends peers and their routes.
+    async fn end(&mut self, addresses: &[IpAddr]) {
+        let mut gone = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            self.watch(*address, false).await;
+            let Some(handle) = self.known.remove(address) else { continue };
+            if handle.commands.try_send(Command::Stop(Notification::cease(Cease::Deconfigured))).is_err() {
+                handle.task.abort();
+            }
+            gone.push((handle.id, handle.task));
+        }
+        // All have the same time to say goodbye.
+        let deadline = tokio::time::Instant::now() + GOODBYE;
+        for (id, mut task) in gone {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+            }
+            let _ = self.routing.send(Input::Remove { peer: id }).await;
         }
     }
 
-    /// Ends a peer and its routes.
-    async fn end(&mut self, address: IpAddr) {
-        self.watch(address, false).await;
-        let Some(handle) = self.known.remove(&address) else { return };
-        // A full queue or a dead task both end with the abort below.
-        let _ = handle.commands.send(Command::Stop(Notification::cease(Cease::Deconfigured))).await;
-        let mut task = handle.task;
-        if tokio::time::timeout(GOODBYE, &mut task).await.is_err() {
-            task.abort();
-        }
-        let _ = self.routing.send(Input::Remove { peer: handle.id }).await;
-    }
-
+    /// Follows a new configuration; what is as it was is not touched.
     async fn reload(&mut self, new: Arc<Config>) {
-        let old = std::mem::replace(&mut self.config, new);
-        let new = Arc::clone(&self.config);
-        let wanted = |address: &PeerAddress| new.bgp.peers.iter().find(|peer| peer.address == *address);
-        for former in &old.bgp.peers {
-            let former_range = former.address.prefix();
-            if wanted(&former.address).is_some_and(|peer| peer.name == former.name) {
+        let old = std::mem::replace(&mut self.config, Arc::clone(&new));
+        let (before, after) = (by_prefix(&old), by_prefix(&new));
+        let mut ended = Vec::new();
+        for (range, former) in &before {
+            if after.get(range).is_some_and(|peer| is_same(former, peer)) {
                 continue;
             }
-            self.set_key(former_range, None);
-            self.metrics.forget_peer(&former.name);
+            if former.password.is_some() {
+                self.set_key(*range, None);
+            }
+            if !former.mesh {
+                self.metrics.forget_peer(&former.name);
+            }
             match former.address {
-                PeerAddress::One(address) => self.end(address).await,
-                PeerAddress::Range(prefix) => {
-                    self.ranges.retain(|(range, _)| *range != prefix);
-                    for address in self.members(prefix) {
-                        self.end(address).await;
-                    }
+                PeerAddress::One(address) => ended.push(address),
+                PeerAddress::Range(range) => {
+                    self.ranges.retain(|(known, _)| *known != range);
+                    ended.extend(self.members(range));
                 }
             }
         }
-        for peer in &new.bgp.peers {
-            let peer = Arc::new(peer.clone());
-            self.set_key(peer.address.prefix(), peer.password.as_ref().map(config::Secret::expose));
-            match peer.address {
-                PeerAddress::One(address) if !self.known.contains_key(&address) => self.add(peer).await,
-                PeerAddress::One(address) => self.configure(address, peer).await,
-                PeerAddress::Range(prefix) => {
-                    self.ranges.retain(|(range, _)| *range != prefix);
-                    for address in self.members(prefix) {
-                        self.configure(address, Arc::clone(&peer)).await;
-                    }
-                    self.add(peer).await;
-                }
+        // Who called as one of a range, and is a peer of its own now.
+        let alone = |peer: &Peer| match peer.address {
+            PeerAddress::One(address) => {
+                self.known.get(&address).is_some_and(|handle| handle.dynamic).then_some(address)
             }
+            PeerAddress::Range(_) => None,
+        };
+        ended.extend(after.values().filter_map(|peer| alone(peer)));
+        self.end(&ended).await;
+        let mut changed = Vec::new();
+        for peer in &new.bgp.peers {
+            let prefix = peer.address.prefix();
+            let former = before.get(&prefix).filter(|former| is_same(former, peer));
+            if former.is_some_and(|former| *former == peer) {
+                continue;
+            }
+            let key = |peer: &Peer| peer.password.as_ref().map(|password| password.expose().to_vec());
+            let former_key = former.and_then(|former| key(former));
+            if former_key != key(peer) {
+                self.set_key(prefix, key(peer).as_deref());
+            }
+            let addresses = match peer.address {
+                _ if former.is_none() => Vec::new(),
+                PeerAddress::One(address) => vec![address],
+                PeerAddress::Range(range) => {
+                    self.ranges.retain(|(known, _)| *known != range);
+                    self.members(range)
+                }
+            };
+            let peer = Arc::new(peer.clone());
+            for address in addresses {
+                changed.extend(self.configure(address, &peer).await);
+            }
+            if former.is_none() || peer.address != PeerAddress::One(prefix.addr()) {
+                self.add(peer).await;
+            }
+        }
+        if !changed.is_empty() {
+            let _ = self.routing.send(Input::Configure { peers: changed }).await;
         }
     }
 
-    /// Gives a running peer its new settings; what didn't change is not touched.
-    async fn configure(&mut self, address: IpAddr, peer: Arc<config::Peer>) {
-        let Some(id) = self.known.get(&address).map(|handle| handle.id) else { return };
-        let profile = self.profile(address, &peer, id);
-        let _ = self.routing.send(Input::Configure { peer: id, config: Arc::clone(&peer) }).await;
-        if let Some(handle) = self.known.get_mut(&address) {
-            handle.config = peer;
+    /// Gives a running peer its new settings; what the routing task is to be told.
+    async fn configure(&mut self, address: IpAddr, peer: &Arc<Peer>) -> Option<(PeerId, Arc<Peer>)> {
+        let handle = self.known.get_mut(&address)?;
+        let id = handle.id;
+        let former = std::mem::replace(&mut handle.config, Arc::clone(peer));
+        // The task has nothing to do with routes; told all the same, it would dial at once.
+        if !differs_in_routes_alone(&former, peer) {
+            let profile = settings::profile(&self.identity, peer, address, id);
             let _ = handle.commands.send(Command::Configure(Box::new(profile))).await;
+            self.watch(address, true).await;
         }
-        self.watch(address, true).await;
+        Some((id, Arc::clone(peer)))
     }
 
     /// Ends all sessions; new ones are refused until [`open`](Self::open).
@@ -444,6 +516,30 @@ impl Peers {
         // Last: nobody shall take the silence of BFD for a dead path (RFC 5882 §3.2).
         let _ = tokio::time::timeout(GOODBYE, self.bfd.leave()).await;
     }
+}
+
+/// Peers by where they are; no two are at one place.
+fn by_prefix(config: &Config) -> BTreeMap<Prefix, &Peer> {
+    config.bgp.peers.iter().map(|peer| (peer.address.prefix(), peer)).collect()
+}
+
+/// Whether an entry is for the same peer as another of its address, perhaps with other settings.
+fn is_same(former: &Peer, now: &Peer) -> bool {
+    (former.address, &former.name, former.mesh) == (now.address, &now.name, now.mesh)
+}
+
+/// Whether sessions are as they were.
+fn differs_in_routes_alone(former: &Peer, now: &Peer) -> bool {
+    let routes = Peer {
+        route_reflector_client: now.route_reflector_client,
+        import: now.import.clone(),
+        export: now.export.clone(),
+        max_prefixes: now.max_prefixes,
+        next_hop_self: now.next_hop_self,
+        allow_own_as: now.allow_own_as,
+        ..former.clone()
+    };
+    routes == *now
 }
 
 /// Tells a peer that calls why there is no session. Cease/2 again rather than Cease/5 (RFC 4486 §4):

@@ -66,17 +66,20 @@ async fn snapshot(handles: &Handles) -> Snapshot {
             "draining" => 1,
             _ => 2,
         },
+        store: handles.cluster.shown().snapshot(),
         // Every state is there with its zero: an absent series and none in that state look alike.
         sessions: session::State::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect(),
         ..Snapshot::default()
     };
-    // Every peer of the file has its series from the start; a range stands for its members.
+    // Every peer of the file has its series from the start; a range stands for its members, as one name
+    // does for all nodes of the store.
     let mut peers: BTreeMap<String, PeerSnapshot> = BTreeMap::new();
     for peer in &handles.config.borrow().bgp.peers {
-        peers.entry(peer.name.clone()).or_default().max_prefixes = peer.max_prefixes.map_or(0, std::num::NonZero::get);
+        let series = peers.entry(peer.metrics_label().to_owned()).or_default();
+        series.max_prefixes = (!peer.mesh).then(|| peer.max_prefixes.map_or(0, std::num::NonZero::get));
     }
     for (listed, counts) in handles.peers().await {
-        let peer = peers.entry(listed.config.name.clone()).or_default();
+        let peer = peers.entry(listed.config.metrics_label().to_owned()).or_default();
         peer.established += usize::from(listed.status.state == session::State::Established);
         peer.received += counts.received;
         peer.accepted += counts.accepted;

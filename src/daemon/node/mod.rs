@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `host` | links and addresses, and what follows from them |
 //! | `tunnel`, `sysctls`, `firewall` | a thing: wanted, found, put right |
+//! | `subnet_file` | which subnet is ours, for scripts |
 //! | `patrol` | looks often at what tells of no change |
 //! | `repairs` | what was put right, and with whom it is fought over |
 
@@ -15,6 +16,7 @@ mod firewall;
 mod host;
 mod patrol;
 mod repairs;
+mod subnet_file;
 mod sysctls;
 mod tunnel;
 
@@ -30,6 +32,7 @@ use self::firewall::Firewall;
 use self::host::Host;
 use self::patrol::{Noticed, Patrol};
 use self::repairs::Repairs;
+use self::subnet_file::SubnetFile;
 use self::sysctls::Sysctls;
 use self::tunnel::Device;
 use crate::config::Config;
@@ -78,6 +81,7 @@ pub struct Node {
     device: Device,
     sysctls: Sysctls,
     firewall: Firewall,
+    subnet_file: SubnetFile,
     repairs: Repairs,
 }
 
@@ -112,6 +116,7 @@ impl Node {
             host: Host::default(),
             device: Device::default(),
             firewall: Firewall::default(),
+            subnet_file: SubnetFile::default(),
         })
     }
 
@@ -197,6 +202,7 @@ impl Node {
             self.sysctls.renew();
         }
         self.sysctls.bring_up(&self.config, &self.host, self.device.index.is_some());
+        self.subnet_file.bring_up(&self.config, self.host.underlay_mtu(self.identity.address));
     }
 
     /// News of links, addresses and settings.

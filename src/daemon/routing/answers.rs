@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
-use super::{Query, Routing, next_hop, repairs};
+use super::{Established, Peer, Query, Routing, next_hop, repairs};
 use crate::bgp::attrs::{Attrs, Community, Origin};
 use crate::bgp::policy::Reject;
 use crate::bgp::rib::{Explained, PeerId, Verdict};
+use crate::cluster::mesh;
 use crate::daemon::drain::Stage;
 use crate::forward::{Encap, Hop, Target};
 use crate::io::netlink::query::Lookup;
@@ -40,6 +41,8 @@ pub struct RoutingStatus {
     pub rib: view::RibStatus,
     /// Kernel routes
     pub fib: view::FibStatus,
+    /// Who else announces subnets of ours
+    pub rivals: Vec<view::SubnetRival>,
     /// Repairs of routes and nexthop objects
     pub repairs: Vec<view::Repairs>,
     /// Duels over some of them
@@ -65,6 +68,15 @@ pub struct Counts {
     pub advertised: usize,
 }
 
+/// What the sessions tell of the network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Sessions {
+    /// All peers by address
+    pub sessions: BTreeMap<IpAddr, mesh::Session>,
+    /// What others announce inside the pools, if that was asked for
+    pub learned: Vec<Prefix>,
+}
+
 impl Routing {
     /// Answers one question; whoever asked may have gone.
     pub(super) fn answer(&mut self, query: Query) {
@@ -75,6 +87,7 @@ impl Routing {
             Query::Routes(of, prefixes, answer) => {
                 drop(answer.send(prefixes.iter().flat_map(|prefix| self.routes(of, prefix)).collect()));
             }
+            Query::Sessions { learned, answer } => drop(answer.send(self.sessions(learned))),
             Query::Explain(address, kernel, answer) => {
                 drop(answer.send(Box::new(self.explain(address, kernel.as_ref()))));
             }
@@ -103,6 +116,7 @@ impl Routing {
         });
         let (repairs, duels, duel_counts) = self.shown_repairs();
         RoutingStatus {
+            rivals: self.rivals.clone(),
             repairs,
             duels,
             duel_counts,
@@ -146,6 +160,64 @@ impl Routing {
             }
         };
         self.peers.keys().map(|id| (*id, of(*id))).collect()
+    }
+
+    fn sessions(&self, learned: bool) -> Sessions {
+        let session = |(id, peer): (&PeerId, &Peer)| {
+            let loaded = |session: &Established| !session.loading.iter().any(|(_, loading)| *loading);
+            let session = mesh::Session {
+                established: peer.session.is_some(),
+                synced: peer.session.as_ref().is_some_and(loaded) && self.outbound.is_walked(*id),
+                holding: peer.session.is_none() && self.rib.counters(*id).is_some_and(|counters| counters.stale > 0),
+            };
+            (peer.address, session)
+        };
+        let learned = if learned { self.learned() } else { Vec::new() };
+        Sessions { sessions: self.peers.iter().map(session).collect(), learned }
+    }
+
+    /// Whether the peer has ever announced a subnet of ours, as far as its routes tell.
+    pub(super) fn has_rivals(&self, id: PeerId) -> bool {
+        self.rib.counters(id).is_some_and(|counters| counters.rejected[Reject::OwnSubnet as usize] > 0)
+            || !self.rivals.is_empty()
+    }
+
+    /// Two nodes with one subnet, from a copied disk or file: each says so, with where the other is.
+    pub(super) fn tell_of_rivals(&mut self) {
+        if !std::mem::take(&mut self.look_for_rivals) {
+            return;
+        }
+        let of = |subnet: &Prefix| {
+            // What comes back to us over others was rejected as a loop.
+            let rejected = |path: &Explained| path.verdict == Verdict::Rejected(Reject::OwnSubnet);
+            let paths = self.decision(subnet).into_iter().filter(rejected);
+            let (subnet, name) = (*subnet, |id| self.name(id));
+            let rival =
+                |path: Explained| view::SubnetRival { subnet, next_hop: path.attrs.next_hop, from: name(path.peer) };
+            paths.map(rival).collect::<Vec<_>>()
+        };
+        let rivals: Vec<view::SubnetRival> = self.node.subnets.iter().flat_map(of).collect();
+        for rival in rivals.iter().filter(|rival| !self.rivals.contains(rival)) {
+            tracing::error!(
+                subnet = %rival.subnet, next_hop = %rival.next_hop, from = rival.from,
+                "a subnet of this node is announced by somebody else too"
+            );
+        }
+        for rival in self.rivals.iter().filter(|rival| !rivals.contains(rival)) {
+            tracing::info!(
+                subnet = %rival.subnet, next_hop = %rival.next_hop, from = rival.from,
+                "a subnet of this node is no longer announced from there"
+            );
+        }
+        self.rivals = rivals;
+    }
+
+    fn learned(&self) -> Vec<Prefix> {
+        let in_pool = |prefix: &Prefix| self.config.network.pools.iter().any(|pool| pool.covers(prefix));
+        let foreign = |prefix: &Prefix| {
+            self.rib.view(prefix).is_some_and(|view| view.paths.iter().any(|path| path.peer() != PeerId::LOCAL))
+        };
+        self.rib.prefixes().into_iter().filter(|prefix| in_pool(prefix) && foreign(prefix)).collect()
     }
 
     fn prefixes(&self, of: RoutesOf) -> Vec<Prefix> {

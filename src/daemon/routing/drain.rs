@@ -38,7 +38,8 @@ impl Routing {
 
     /// Answers whoever waits for peers to be told.
     pub(super) fn tell_of_telling(&mut self) {
-        if self.outbound.is_told()
+        if self.told.is_some()
+            && self.outbound.is_told()
             && let Some(told) = self.told.take()
         {
             // Another stage may have begun meanwhile, then nobody waits for this one.

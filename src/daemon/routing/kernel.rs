@@ -181,9 +181,7 @@ impl Routing {
         let addresses: Arc<[IpAddr]> = self.forwarder.addresses().into();
         if addresses != self.node.addresses {
             self.node = settings::policy_node(&self.config, &self.identity, addresses);
-            for id in self.peers.keys().copied().collect::<Vec<_>>() {
-                self.renew(id);
-            }
+            self.renew(&self.peers.keys().copied().collect::<Vec<_>>());
         }
     }
 

@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-pub use self::answers::{Counts, RoutesOf, RoutingStatus};
+pub use self::answers::{Counts, RoutesOf, RoutingStatus, Sessions};
 use self::comparison::{Comparison, EVERY};
 use self::kernel::{Ends, dumped, receive, reserve};
 use self::outbound::Outbound;
@@ -73,8 +73,8 @@ pub enum Input {
     Add(Box<NewPeer>),
     /// Every peer of the file that the daemon started with has been added
     Gathered,
-    /// Its settings changed
-    Configure { peer: PeerId, config: Arc<config::Peer> },
+    /// Their settings changed
+    Configure { peers: Vec<(PeerId, Arc<config::Peer>)> },
     /// It is no longer configured
     Remove { peer: PeerId },
     /// A connection attempt failed, or a connection before its session was up
@@ -135,6 +135,13 @@ pub enum Query {
     Prefixes(RoutesOf, oneshot::Sender<Vec<Prefix>>),
     /// Paths of these prefixes
     Routes(RoutesOf, Vec<Prefix>, oneshot::Sender<Vec<view::Route>>),
+    /// How the sessions are
+    Sessions {
+        /// All that others announce inside the pools is told too
+        learned: bool,
+        /// Whoever asks
+        answer: oneshot::Sender<Sessions>,
+    },
     /// Why an address is reached as it is; with the kernel's own answer
     Explain(IpAddr, Option<Lookup>, oneshot::Sender<Box<view::Explanation>>),
 }
@@ -155,6 +162,8 @@ struct Peer {
 struct Established {
     negotiated: Arc<Negotiated>,
     local: IpAddr,
+    /// Families whose End-of-RIB is to come
+    loading: PerFamily<bool>,
 }
 
 /// The task's state.
@@ -194,6 +203,9 @@ pub struct Routing {
     returning: Vec<u32>,
     /// When to look for next hops that nobody uses
     next_hops_limit: usize,
+    /// Who else announces subnets of ours, and whether to look again
+    rivals: Vec<view::SubnetRival>,
+    look_for_rivals: bool,
     comparison: Comparison,
     repairs: Repairs,
     ends: Ends,
@@ -258,6 +270,8 @@ impl Routing {
             without_tunnel: Vec::new(),
             returning: Vec::new(),
             next_hops_limit: NEXT_HOPS,
+            rivals: Vec::new(),
+            look_for_rivals: false,
             comparison: Comparison::new(Instant::now()),
             repairs: Repairs::default(),
             ends: Ends { ops, nexthops, reports, kernel, dump: None },
@@ -319,7 +333,7 @@ impl Routing {
         match input {
             Input::Add(new) => self.add(*new),
             Input::Gathered => self.sync.gathered(),
-            Input::Configure { peer, config } => self.configure(peer, config),
+            Input::Configure { peers } => self.configure(peers),
             Input::Remove { peer } => {
                 self.down(peer, None);
                 // Also what a drained node keeps.
@@ -359,19 +373,24 @@ impl Routing {
         self.peers.insert(id, peer);
     }
 
-    fn configure(&mut self, id: PeerId, config: Arc<config::Peer>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.config = config;
-        self.renew(id);
+    fn configure(&mut self, peers: Vec<(PeerId, Arc<config::Peer>)>) {
+        let mut changed = Vec::with_capacity(peers.len());
+        for (id, config) in peers {
+            if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.config != config) {
+                peer.config = config;
+                changed.push(id);
+            }
+        }
+        self.renew(&changed);
     }
 
     fn up(&mut self, up: Up) {
         let Up { peer: id, negotiated, local, routes } = up;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let restart = negotiated.graceful_restart.as_ref();
-        let restarted = restart.is_some_and(|restart| restart.restarted);
+        let (restarts, restarted) = (restart.is_some(), restart.is_some_and(|restart| restart.restarted));
         // A speaker that knows graceful restart tells the end of its routes (RFC 4724 §4).
-        self.sync.up(id, Instant::now().into_std(), negotiated.families, restart.is_some(), restarted);
+        self.sync.up(id, Instant::now().into_std(), negotiated.families, restarts, restarted);
         let info = settings::peer_info(&self.config, &self.node, id, peer.address, &peer.config, &negotiated);
         // RFC 4724 §4.2: what the peer did not preserve is not kept.
         let preserved = |family: Family| {
@@ -381,7 +400,9 @@ impl Routing {
         let lost: Vec<Family> = Family::ALL.into_iter().filter(|family| !kept && !preserved(*family)).collect();
         let export = self.export_settings(id, &negotiated, local);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.session = Some(Established { negotiated, local });
+        // Without graceful restart nobody has to tell the end (RFC 4724 §2).
+        let loading = PerFamily::from_fn(|family| restarts && negotiated.families[family]);
+        peer.session = Some(Established { negotiated, local, loading });
         let source = peer.source;
         self.rib.peer_up(info);
         for family in lost {
@@ -412,6 +433,7 @@ impl Routing {
         self.sync.heard(id, Instant::now().into_std());
         for update in updates {
             let outcome = self.rib.update(id, update);
+            self.look_for_rivals |= self.has_rivals(id);
             if let Some(limit) = outcome.warning {
                 let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
                 tracing::warn!(peer = name, limit, "peer has reached 75 % of its max_prefixes");
@@ -424,6 +446,9 @@ impl Routing {
             }
             if let Some(family) = update.end_of_rib {
                 self.sync.end_of_rib(id, family);
+                if let Some(session) = self.peers.get_mut(&id).and_then(|peer| peer.session.as_mut()) {
+                    session.loading[family] = false;
+                }
                 self.rib.sweep_stale(id, family);
                 self.restarted(id);
             }
@@ -484,6 +509,7 @@ impl Routing {
             self.forwarder.source_down(peer.source);
             self.write_nexthops();
         }
+        self.look_for_rivals |= self.has_rivals(id);
         self.rib.peer_down(id);
         self.restarts.over(id);
     }
@@ -511,42 +537,55 @@ impl Routing {
 
     fn reload(&mut self, config: Arc<Config>) {
         self.unoriginate(&config);
-        let multipath = config.bgp.multipath != self.config.bgp.multipath;
-        self.config = config;
-        self.node = settings::policy_node(&self.config, &self.identity, Arc::clone(&self.node.addresses));
+        let former = std::mem::replace(&mut self.config, config);
+        let (old, new) = (&former.bgp, &self.config.bgp);
+        let multipath = old.multipath != new.multipath;
+        let node = settings::policy_node(&self.config, &self.identity, Arc::clone(&self.node.addresses));
+        // All that policies are made of, besides a peer's own settings.
+        let policies =
+            old.policies != new.policies || old.graceful_shutdown != new.graceful_shutdown || node != self.node;
+        if policies {
+            self.node = node;
+        }
         self.forwarder.configure(settings::forwarding(&self.config, self.tunnel, self.objects));
         self.originate();
         if multipath {
             self.rib.touch_all();
         }
-        for id in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.renew(id);
+        if policies {
+            self.renew(&self.peers.keys().copied().collect::<Vec<_>>());
         }
     }
 
-    /// Policies of an established peer anew, in both directions.
-    fn renew(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let Some(session) = &peer.session else { return };
-        let (negotiated, local) = (Arc::clone(&session.negotiated), session.local);
-        let info = settings::peer_info(&self.config, &self.node, id, peer.address, &peer.config, &negotiated);
-        let export = self.export_settings(id, &negotiated, local);
-        self.rib.peer_up(info);
-        self.decide_all();
-        if let Some(export) = export {
-            self.outbound.change(id, export, &self.rib);
+    /// Policies of established peers anew, in both directions.
+    fn renew(&mut self, peers: &[PeerId]) {
+        if peers.is_empty() {
+            return;
         }
+        for id in peers {
+            let Some(peer) = self.peers.get(id) else { continue };
+            let Some(session) = &peer.session else { continue };
+            let (node, negotiated) = (&self.node, &session.negotiated);
+            let info = settings::peer_info(&self.config, node, *id, peer.address, &peer.config, negotiated);
+            self.rib.peer_up(info);
+        }
+        self.export_anew(peers);
     }
 
     /// Export settings of all peers anew: the tunnel or an address came or went.
     fn regroup(&mut self) {
+        self.export_anew(&self.peers.keys().copied().collect::<Vec<_>>());
+    }
+
+    fn export_anew(&mut self, peers: &[PeerId]) {
+        // Groups must have been told of all changes before their members change groups.
         self.decide_all();
-        for id in self.peers.keys().copied().collect::<Vec<_>>() {
-            let Some(session) = self.peers.get(&id).and_then(|peer| peer.session.as_ref()) else { continue };
-            if let Some(export) = self.export_settings(id, &Arc::clone(&session.negotiated), session.local) {
-                self.outbound.change(id, export, &self.rib);
-            }
-        }
+        let exports = peers.iter().filter_map(|id| {
+            let session = self.peers.get(id)?.session.as_ref()?;
+            Some((*id, self.export_settings(*id, &session.negotiated, session.local)?))
+        });
+        let exports = exports.collect();
+        self.outbound.change(exports, &self.rib);
     }
 
     /// Our own subnets and announcements into the RIB.
@@ -602,6 +641,7 @@ impl Routing {
         }
         self.tell_of_missing_tunnel();
         self.tell_of_telling();
+        self.tell_of_rivals();
         self.tell_of_duels(now);
         if self.stage == Stage::Closed {
             // Nothing is heard of peers: neither is anything complete, nor has anything gone.

@@ -90,23 +90,29 @@ impl Outbound {
         }
     }
 
-    /// A member gets by other settings from now on, without a new session.
-    pub fn change(&mut self, id: PeerId, settings: ExportSettings, rib: &Rib) {
-        let Some(former) = self.members.get(&id).map(|member| member.group) else { return };
-        let Some(Some(group)) = self.groups.get(former) else { return };
-        if *group.settings() == settings {
-            return;
+    /// Members, each once, get by other settings from now on, without a new session.
+    pub fn change(&mut self, settings: Vec<(PeerId, ExportSettings)>, rib: &Rib) {
+        // Hundreds may leave one group. A number in here is of no other group before the last has left.
+        let mut offers: HashMap<usize, Vec<(Prefix, PeerId)>, ahash::RandomState> = HashMap::default();
+        for (id, settings) in settings {
+            let Some(former) = self.members.get(&id).map(|member| member.group) else { continue };
+            let Some(Some(group)) = self.groups.get(former) else { continue };
+            if *group.settings() == settings {
+                continue;
+            }
+            let offers = offers.entry(former).or_insert_with(|| group.offers(rib).collect());
+            let others = offers.iter().filter(|(_, from)| *from != id).map(|(prefix, _)| *prefix);
+            let has: Vec<Prefix> = others.chain(group.owed(id, rib)).collect();
+            self.leave_group(id, former);
+            let index = self.group(settings);
+            if let Some(Some(group)) = self.groups.get_mut(index) {
+                group.join(id, has);
+            }
+            if let Some(member) = self.members.get_mut(&id) {
+                member.group = index;
+            }
+            self.wait_for_room(id);
         }
-        let has: Vec<Prefix> = group.may_hold(id, rib).collect();
-        self.leave_group(id, former);
-        let index = self.group(settings);
-        if let Some(Some(group)) = self.groups.get_mut(index) {
-            group.join(id, has);
-        }
-        if let Some(member) = self.members.get_mut(&id) {
-            member.group = index;
-        }
-        self.wait_for_room(id);
     }
 
     /// The group with these settings, made if there is none.
@@ -224,6 +230,11 @@ impl Outbound {
     /// Whether every member has been handed all that it is to get.
     pub fn is_told(&self) -> bool {
         self.members.values().all(|member| !member.waiting)
+    }
+
+    /// Whether a member has been handed all of the table once.
+    pub fn is_walked(&self, id: PeerId) -> bool {
+        self.members.get(&id).is_some_and(|member| member.walked && !member.owes_end && !member.waiting)
     }
 
     /// Prefixes that a member is sent.
