@@ -13,9 +13,11 @@ FIRST ?= $(shell date +%s)
 ROUTES ?= 100000
 RUNS ?= 1
 PEERS ?= 500
+# Of `make scale`.
+AGENTS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint soak bench fuzz
+.PHONY: help build demo test lint soak scale bench fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +44,12 @@ soak: ## whole networks on a virtual clock, new ones each time (SEEDS=20000, TIM
 	@scripts/install-deps build
 	CARGO_PROFILE_TEST_OPT_LEVEL=2 SIM_FIRST=$(FIRST) $(if $(TIME),SIM_SECONDS=$(TIME),SIM_SEEDS=$(SEEDS)) \
 		$(CARGO) test --locked --test sim -- --nocapture whatever
+	CARGO_PROFILE_TEST_OPT_LEVEL=2 LEASE_FIRST=$(FIRST) $(if $(TIME),LEASE_SECONDS=$(TIME),LEASE_SEEDS=$(SEEDS)) \
+		$(CARGO) test --locked --test lease -- --nocapture no_subnet
+
+scale: ## so many agents, one etcd, one machine: time, memory, mesh to reflectors (AGENTS=50); needs root
+	@scripts/install-deps test
+	AGENTS=$(AGENTS) $(CARGO) test --release --locked --test lab -- --ignored --nocapture so_many_agents
 
 bench: ## the parts, then all of it beside BIRD and FRR (ROUTES=1000000 RUNS=3 PEERS=500); needs root
 	@scripts/install-deps bench

@@ -12,10 +12,12 @@
 
 mod bfd;
 mod bird;
+mod cluster;
 mod config;
 mod demo;
 mod drain;
 mod ecmp;
+mod etcd;
 mod failover;
 mod failover_bfd;
 mod frr;
@@ -27,6 +29,7 @@ mod realdata;
 mod reflector;
 mod reload;
 mod repair;
+mod scale;
 mod seen;
 mod slow;
 mod story;

@@ -24,13 +24,16 @@ fn reflects_between_hosts_and_a_router() {
     switch(&lab, &[(&rr, "10.0.0.10/24"), (&a, "10.0.0.1/24"), (&b, "10.0.0.2/24"), (&c, "10.0.0.3/24")]);
     let (box_a, box_b) = (lab.container(&a, "box-a", &["10.244.1.2"]), lab.container(&b, "box-b", &["10.244.2.2"]));
 
-    let reflector = Config::node("10.0.0.10", &[])
-        .peer("a", "10.0.0.1", HOST_AS, "route_reflector_client = true")
-        .peer("b", "10.0.0.2", HOST_AS, "route_reflector_client = true")
-        .peer("c", "10.0.0.3", HOST_AS, "route_reflector_client = true")
-        .text()
-        .replace("[[bgp.peers]]", "[[bgp.peers]]\nexport = \"all\"");
-    let reflector = Agent::start(&lab, &rr, &reflector);
+    let clients = |names: &[&str]| {
+        let peer = |config: Config, (name, address)| {
+            let client = format!("route_reflector_client = {}", names.contains(&name));
+            config.peer(name, address, HOST_AS, &client)
+        };
+        let peers = [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")];
+        let text = peers.into_iter().fold(Config::node("10.0.0.10", &[]), peer).text();
+        text.replace("[[bgp.peers]]", "[[bgp.peers]]\nexport = \"all\"")
+    };
+    let reflector = Agent::start(&lab, &rr, &clients(&["a", "b", "c"]));
     let host = |address, subnets| Config::node(address, subnets).peer("rr", "10.0.0.10", HOST_AS, "").text();
     let agent_a = Agent::start(&lab, &a, &host("10.0.0.1", &["10.244.1.0/24"]));
     let agent_b = Agent::start(&lab, &b, &host("10.0.0.2", &["10.244.2.0/24"]));
@@ -53,6 +56,29 @@ fn reflects_between_hosts_and_a_router() {
     holds("containers reach each other", ROUTE, || box_a.ping("10.244.2.2", 1) == 1);
     assert_eq!(box_b.ping("10.244.1.2", 5), 5);
     assert_eq!(rr.ip("route show proto 87").lines().filter(|line| line.contains("blackhole")).count(), 0);
+
+    // Who is a client changes under way: nothing is lost but what is not to be reflected any more.
+    let since = || ["a", "b", "c"].map(|peer| reflector.peer(peer).unwrap()["since"].clone());
+    let (before, loss) = (
+        since(),
+        std::thread::scope(|scope| {
+            let pings = scope.spawn(|| box_a.ping("10.244.2.2", 20));
+            reflector.reload(&clients(&["a"]));
+            holds("b has no route of c", ROUTE, || agent_b.best("10.244.3.0/24").is_none());
+            holds("nor c one of b", ROUTE, || bird.route("10.244.2.0/24").is_none());
+            for (agent, prefix) in
+                [(&agent_b, "10.244.1.0/24"), (&agent_a, "10.244.2.0/24"), (&agent_a, "10.244.3.0/24")]
+            {
+                assert!(agent.installed(prefix), "{prefix}: a is a client");
+            }
+            reflector.reload(&clients(&["b"]));
+            agent_b.wait_installed("10.244.3.0/24");
+            holds("c has the route of a client", ROUTE, || bird.route("10.244.2.0/24").is_some());
+            holds("a and c are none", ROUTE, || agent_a.best("10.244.3.0/24").is_none());
+            20 - pings.join().unwrap()
+        }),
+    );
+    assert_eq!((since(), loss), (before, 0), "no session was reset, no packet lost");
 }
 
 #[test]

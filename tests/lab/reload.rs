@@ -50,6 +50,37 @@ fn peers_are_added_changed_and_removed() {
 }
 
 #[test]
+fn many_peers_come_and_go_one_by_one() {
+    let rack = Rack::new();
+    let _tor = bird(&rack);
+    let agent = Agent::start(&rack.lab, &rack.host, &two().text());
+    agent.wait_established(&["tor4", "tor6"]);
+    agent.wait_installed("10.244.1.0/24");
+    let since = || ["tor4", "tor6"].map(|peer| agent.peer(peer).unwrap()["since"].clone());
+    let up_since = since();
+
+    // Nobody is there; they are dialled all the same.
+    let with = |count: usize| {
+        (0..count).fold(two(), |config, n| config.peer(&format!("n{n}"), &format!("10.0.0.{}", 100 + n), HOST_AS, ""))
+    };
+    let peers = || agent.json(&["peers"]).map_or(0, |peers| peers.as_array().unwrap().len());
+    for count in 1..=20 {
+        agent.reload(&with(count).text());
+        holds("one more", ROUTE, || peers() == 2 + count);
+    }
+    for count in (0..20).rev() {
+        agent.reload(&with(count).text());
+        holds("one less", ROUTE, || peers() == 2 + count);
+    }
+    agent.reload(&with(20).text());
+    holds("all at once", ROUTE, || peers() == 22);
+    agent.reload(&two().text());
+    holds("and none", ROUTE, || peers() == 2);
+    assert_eq!(since(), up_since, "the others did not notice");
+    assert!(our_route(&rack.host, "10.244.1.0/24").is_some());
+}
+
+#[test]
 fn a_bad_file_changes_nothing() {
     let rack = Rack::new();
     let _tor = bird(&rack);

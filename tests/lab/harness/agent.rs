@@ -44,6 +44,13 @@ impl Agent {
         agent
     }
 
+    /// The same, with nothing in its log that an operator would not have there.
+    pub fn start_quiet(lab: &Lab, space: &Netns, config: &str) -> Self {
+        let mut agent = Self::prepare(lab, space, config);
+        agent.spawn(lab, "wayleave=info");
+        agent
+    }
+
     /// Writes the configuration and starts nothing.
     pub fn prepare(lab: &Lab, space: &Netns, config: &str) -> Self {
         let name = space.short();
@@ -63,8 +70,12 @@ impl Agent {
 
     /// Starts the daemon (again).
     pub fn launch(&mut self, lab: &Lab) {
+        self.spawn(lab, "wayleave=debug");
+    }
+
+    fn spawn(&mut self, lab: &Lab, log: &str) {
         let args = ["run", "--config", self.config.to_str().unwrap()];
-        let env = [("RUST_LOG", "wayleave=debug"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")];
+        let env = [("RUST_LOG", log), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")];
         self.process = Some(Process::start(lab, &self.space, &self.name, self.program.to_str().unwrap(), &args, &env));
     }
 
@@ -102,6 +113,11 @@ impl Agent {
     /// SIGTERM; how it ended.
     pub fn terminate(&mut self) -> ExitStatus {
         self.process.take().expect("the agent runs").terminate(Duration::from_secs(15))
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("the agent runs").id()
     }
 
     /// Whether it runs.

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod bird;
+pub mod etcd;
 pub mod frr;
 pub mod kernel;
 pub mod mrt;

@@ -21,7 +21,18 @@ pub struct Process {
 impl Process {
     /// Starts `program ARGS` in `space`. What it prints is appended to `NAME.log` of the lab.
     pub fn start(lab: &Lab, space: &Netns, name: &str, program: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let log = lab.path(&format!("{name}.log"));
+        Self::logging_to(lab.path(&format!("{name}.log")), space, name, program, args, env)
+    }
+
+    /// The same, with the log in a file to be named.
+    pub fn logging_to(
+        log: PathBuf,
+        space: &Netns,
+        name: &str,
+        program: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let file = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         // `ip netns exec` replaces itself with the program: the pid is the program's.
         let child = space

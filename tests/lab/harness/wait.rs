@@ -10,8 +10,9 @@ fn scaled(limit: Duration) -> Duration {
     if super::super::uml::inside() { limit * 4 } else { limit }
 }
 
+/// Lets time pass.
 #[expect(clippy::disallowed_methods, reason = "polls something that sends no event, up to a deadline")]
-pub(super) fn pause(time: Duration) {
+pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
