@@ -3,6 +3,7 @@
 
 pub mod bfd;
 pub mod clock;
+pub mod embedded;
 pub mod etcd;
 pub mod files;
 pub mod limits;
