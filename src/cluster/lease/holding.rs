@@ -26,7 +26,6 @@ impl Lease {
                 Standing::Lost(to) => {
                     self.memory.lose(&held.subnet);
                     self.memory.revision = mirror.revision();
-                    self.conflicts.remove(&held.subnet);
                     self.said.push(Said::Lost { subnet: held.subnet, to });
                 }
                 Standing::Act(act) => drop(next.get_or_insert(act)),

@@ -35,7 +35,6 @@
 //!   comes from outside, not more than a burst of 16 and one write a second.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::claim::{Claim, Owner};
@@ -109,7 +108,6 @@ pub struct Lease {
     claim_after: Option<Instant>,
     errands: VecDeque<Errand>,
     silence: Silence,
-    conflicts: BTreeMap<Prefix, IpAddr>,
     /// Families without a free subnet
     exhausted: BTreeSet<Family>,
     said: Vec<Said>,
@@ -143,7 +141,6 @@ impl Lease {
             claim_after: None,
             errands: VecDeque::new(),
             silence: Silence::default(),
-            conflicts: BTreeMap::new(),
             exhausted: BTreeSet::new(),
             said: Vec::new(),
         }
@@ -253,17 +250,6 @@ impl Lease {
         self.looked && self.blocked.is_none()
     }
 
-    /// Somebody else announces `subnet`, which is ours, with this next hop; none: no longer. For alarm only: the
-    /// store decides. What is to be said of it: once.
-    pub fn conflict(&mut self, subnet: Prefix, next_hop: Option<IpAddr>) -> Option<Said> {
-        let Some(next_hop) = next_hop else {
-            self.conflicts.remove(&subnet);
-            return None;
-        };
-        let before = self.conflicts.insert(subnet, next_hop);
-        (before != Some(next_hop)).then_some(Said::Conflict { subnet, next_hop })
-    }
-
     /// For the views.
     pub fn state(&self, mirror: Option<&Mirror>) -> State {
         let believed = self.believed();
@@ -301,7 +287,6 @@ impl Lease {
             rival: self.rival.clone(),
             left: self.memory.left,
             pools: pools.collect(),
-            conflicts: self.conflicts.iter().map(|(subnet, next_hop)| (*subnet, *next_hop)).collect(),
             generation: self.memory.generation.clone(),
         }
     }

@@ -104,7 +104,6 @@ impl Lease {
     fn give_up(&mut self, subnet: Prefix) {
         self.memory.lose(&subnet);
         self.memory.released.push(subnet);
-        self.conflicts.remove(&subnet);
         self.said.push(Said::Released { subnet });
     }
 

@@ -1,6 +1,7 @@
 //! One node against a store that the test writes. Many nodes at once: `tests/lease.rs`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::*;
 use crate::cluster::flannel::Range;
@@ -720,18 +721,6 @@ fn flannels_subnets_are_left_alone_unless_asked_for() {
     bench.claim("10.4.1.0/24", &flannels(OURS));
     bench.run();
     assert_eq!(bench.lease.believed(), subnets(&["10.4.2.0/24"]));
-}
-
-#[test]
-fn a_conflict_is_said_once() {
-    let mut bench = Bench::holding("10.4.1.0/24");
-    let (subnet, next_hop) = (p("10.4.1.0/24"), "192.0.2.9".parse().unwrap());
-    assert_eq!(bench.lease.conflict(subnet, Some(next_hop)), Some(Said::Conflict { subnet, next_hop }));
-    assert_eq!(bench.lease.conflict(subnet, Some(next_hop)), None);
-    assert_eq!(bench.lease.state(None).conflicts, [(subnet, next_hop)]);
-    bench.lease.conflict(subnet, None);
-    assert_eq!(bench.lease.state(None).conflicts, []);
-    assert_eq!(bench.lease.believed(), [subnet], "the store decides");
 }
 
 #[test]

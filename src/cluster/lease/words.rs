@@ -181,13 +181,6 @@ pub enum Said {
         /// Why
         why: Refusal,
     },
-    /// Somebody else announces a subnet that we hold
-    Conflict {
-        /// The subnet
-        subnet: Prefix,
-        /// Next hop of what it announces
-        next_hop: IpAddr,
-    },
 }
 
 /// Where a subnet came from.
@@ -267,8 +260,6 @@ pub struct State {
     pub left: bool,
     /// The pools, and how full they are; empty without a listing
     pub pools: Vec<PoolUse>,
-    /// Who else announces a subnet of ours
-    pub conflicts: Vec<(Prefix, IpAddr)>,
     /// The store's generation
     pub generation: String,
 }
@@ -379,7 +370,6 @@ impl fmt::Display for Said {
             Self::Reserved { subnet, node } => write!(f, "reserved {subnet} for {node}"),
             Self::Unreserved { subnet, node } => write!(f, "{subnet} is no longer reserved for {node}"),
             Self::Dropped { subnet, why } => write!(f, "left {subnet} as it is: {why}"),
-            Self::Conflict { subnet, next_hop } => write!(f, "{next_hop} announces {subnet} too"),
         }
     }
 }
