@@ -52,11 +52,11 @@ pub(super) fn read(table: &Table<'_>, store: Option<&Store>) -> Network {
         for (subnet, place) in subnets.iter().filter(|(subnet, _)| outside(subnet)) {
             place.report(Problem::OutsidePools { found: *subnet, pools: pools.clone() });
         }
-    } else if table.value("subnets").is_none() && matches!(store, Some(Store::Embedded)) {
+    } else if table.value("subnets").is_none() && written == Some(0) && matches!(store, Some(Store::Embedded)) {
         table.report(
             "subnets",
             Problem::Missing(
-                "subnets = [\"10.244.7.0/24\"], or [] for a pure router: there is no store to lease one from",
+                "subnets = [\"10.244.7.0/24\"], or [] for a pure router, or pools = [\"10.244.0.0/16\"] to take one from",
             ),
         );
     }
