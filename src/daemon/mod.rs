@@ -110,7 +110,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let control = crate::io::socket::listen(&config.control.socket)
         .map_err(|error| Fatal::start(format!("control socket {}", config.control.socket.display()), error))?;
     let file_config = Arc::new(config);
-    let cluster = cluster::Cluster::open(&file_config, &identity).await;
+    let cluster = cluster::Cluster::open(&file_config, &identity).await?;
     let overlay = cluster.as_ref().map(cluster::Cluster::overlay);
     let config = in_force(&file_config, overlay.as_ref());
     let metrics = Arc::new(Metrics::new().map_err(|error| Fatal::start("metrics", error))?);
@@ -278,7 +278,13 @@ impl Reload {
 
     /// All or nothing: an invalid file changes nothing.
     async fn reload(&mut self) {
-        let new = match load::load(&self.path) {
+        let leases = |config: &Config| config.network.subnets.is_none();
+        let loaded = load::load(&self.path).and_then(|new| match &self.cluster {
+            // Nobody runs who could lease one.
+            None if leases(&new) => Err(vec!["network.subnets: to leave it out takes a restart".to_owned()]),
+            _ => Ok(new),
+        });
+        let new = match loaded {
             Ok(new) => Arc::new(new),
             Err(errors) => {
                 for error in &errors {

@@ -5,6 +5,7 @@
 //! the file. Of the store's absence nothing follows: what is known stays in force, and a start without it
 //! begins with what `state_dir` says.
 
+mod backend;
 mod memory;
 mod shown;
 
@@ -16,17 +17,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::backend::{Backend, Follower};
 use self::memory::{Memory, Network};
 pub use self::shown::Shown;
+use crate::cluster::claim::Claim;
 use crate::cluster::keys::Keys;
 use crate::cluster::lease::{self, Lease, Refusal, Wanted};
 use crate::cluster::mesh::{self, Mesh, Plan};
-use crate::cluster::mirror::{Change, Mirror};
+use crate::cluster::mirror::{Change, Mirror, Stored};
 use crate::cluster::node::{Alive, Node};
 use crate::cluster::{Expect, Outcome, Write, flannel};
 use crate::config::{Config, Overlay, Store};
 use crate::daemon::identity::Identity;
-use crate::daemon::{node, routing};
+use crate::daemon::{Fatal, node, routing};
 use crate::io::etcd;
 use crate::net::{Family, Prefix};
 use crate::view;
@@ -119,9 +122,10 @@ pub struct Cluster {
     identity: Identity,
     since: u64,
     ttl: Duration,
-    store: etcd::Store,
-    health: watch::Receiver<etcd::Health>,
-    follower: etcd::Follower,
+    store: Backend,
+    /// How it goes; none: it is a file
+    health: Option<watch::Receiver<etcd::Health>>,
+    follower: Follower,
     alive: Option<etcd::Alive>,
     mirror: Mirror,
     /// When the store last said how things stand
@@ -158,19 +162,15 @@ enum Wake {
 }
 
 impl Cluster {
-    /// With what `state_dir` says; `None`: there is no store. Decides nothing before [`launch`](Self::launch).
-    pub async fn open(config: &Arc<Config>, identity: &Identity) -> Option<Self> {
-        let Store::Etcd(etcd) = &config.store else { return None };
-        let store = etcd::Store::new(etcd::Options {
-            endpoints: etcd.endpoints.clone(),
-            tls: etcd::Tls { ca_file: etcd.ca_file.clone(), identity: etcd.identity.clone() },
-            user: etcd.user.as_ref().map(|(name, password)| etcd::User {
-                name: name.clone(),
-                password: String::from_utf8_lossy(password.expose()).into_owned(),
-            }),
-            timeout: etcd.timeout,
-        });
-        let keys = Keys::new(&etcd.prefix);
+    /// With what `state_dir` says; `None`: all stands in the file. Decides nothing before [`launch`](Self::launch).
+    pub async fn open(config: &Arc<Config>, identity: &Identity) -> Result<Option<Self>, Fatal> {
+        let (keys, ttl) = match &config.store {
+            Store::Etcd(etcd) => (Keys::new(&etcd.prefix), etcd.ttl),
+            Store::Embedded if config.network.subnets.is_some() => return Ok(None),
+            // Nobody else is there to be silent.
+            Store::Embedded => (Keys::new("/wayleave/network"), Duration::from_secs(30)),
+        };
+        let store = Backend::open(&config.store, &config.state_dir)?;
         let (memory, held, network) = Memory::open(&config.state_dir);
         let held = held.unwrap_or_else(|| lease::Memory::new(format!("{:032x}", rand::random::<u128>())));
         let me = lease::Me { name: identity.name.clone(), address: identity.address };
@@ -179,9 +179,9 @@ impl Cluster {
             config: Arc::clone(config),
             identity: identity.clone(),
             since: unix(),
-            ttl: etcd.ttl,
+            ttl,
             health: store.health(),
-            follower: store.follow(&keys.all()),
+            follower: store.follow(&keys),
             store,
             alive: None,
             mirror: Mirror::new(keys),
@@ -207,7 +207,7 @@ impl Cluster {
         // What `state_dir` says is in force before anything else starts.
         cluster.step(true).await;
         cluster.publish();
-        Some(cluster)
+        Ok(Some(cluster))
     }
 
     /// What it adds to the file.
@@ -237,7 +237,7 @@ impl Cluster {
                 request = requests.recv() => Wake::Request(request),
                 _ = look.tick() => Wake::Look,
                 changed = around.drain.changed() => if changed.is_ok() { Wake::Other } else { return },
-                changed = self.health.changed() => if changed.is_ok() { Wake::Other } else { return },
+                changed = changed(&mut self.health) => if changed { Wake::Other } else { return },
                 () = until(again) => Wake::Other,
             };
             match wake {
@@ -336,11 +336,20 @@ impl Cluster {
     fn wanted(&self) -> Wanted {
         let network = &self.config.network;
         let (per_family, reclaim_after) = match &self.config.store {
-            // Subnets of the file are not leased.
-            Store::Etcd(etcd) if network.subnets.is_none() => (network.subnets_wanted, etcd.reclaim_after),
-            _ => (0, None),
+            // Subnets of the file are not leased, and a host that flannel has given one gets no other unasked.
+            _ if network.subnets.is_some() || self.flannels().is_some() => (0, None),
+            Store::Etcd(etcd) => (network.subnets_wanted, etcd.reclaim_after),
+            Store::Embedded => (network.subnets_wanted, None),
         };
         Wanted { ranges: self.ranges(), per_family, reclaim_after, ttl: self.ttl }
+    }
+
+    /// The subnet that flannel has leased to this host, while we have none.
+    fn flannels(&self) -> Option<Prefix> {
+        let its = |stored: &Stored<Claim>| stored.value.owner().is_none() && stored.value.is_at(self.identity.address);
+        let mut claims = self.mirror.claims().filter(|(_, stored)| its(stored));
+        let holds = !self.lease.memory().held.is_empty();
+        claims.next().filter(|_| !holds).map(|(subnet, _)| *subnet)
     }
 
     fn request(&mut self, request: Request) {
@@ -503,10 +512,11 @@ impl Cluster {
     fn commit(&self, write: Write) -> Writing {
         let store = self.store.clone();
         tokio::spawn(async move {
-            match store.commit(&write).await {
+            let key = write.key.clone();
+            match store.commit(write).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    tracing::warn!(key = write.key, %error, "the store did not take a write, trying again");
+                    tracing::warn!(key, error, "the store did not take a write, trying again");
                     Outcome::Unknown
                 }
             }
@@ -550,7 +560,7 @@ impl Cluster {
                     there.map_or(true, |there| there.id == alive.id && there.address == alive.address)
                 };
                 let key = self.mirror.keys().alive(&self.identity.name);
-                self.alive = Some(self.store.alive(&key, value, self.ttl, ours));
+                self.alive = self.store.alive(&key, value, self.ttl, ours);
             }
             (Some(_), false) => {
                 let left = self.lease.memory().left;
@@ -650,6 +660,14 @@ fn now() -> lease::Now {
 async fn written(writing: &mut Option<Writing>) -> Outcome {
     match writing {
         Some(task) => task.await.unwrap_or(Outcome::Unknown),
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change; whether more may come.
+async fn changed(health: &mut Option<watch::Receiver<etcd::Health>>) -> bool {
+    match health {
+        Some(health) => health.changed().await.is_ok(),
         None => std::future::pending().await,
     }
 }

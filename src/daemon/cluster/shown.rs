@@ -51,9 +51,7 @@ pub(super) enum Weight {
 /// How loud something is said.
 pub(super) fn weight(said: &Said) -> Weight {
     match said {
-        Said::Lost { .. } | Said::Blocked(_) | Said::Rival(_) | Said::Conflict { .. } | Said::Copied { .. } => {
-            Weight::Error
-        }
+        Said::Lost { .. } | Said::Blocked(_) | Said::Rival(_) | Said::Copied { .. } => Weight::Error,
         Said::Restored { .. }
         | Said::Ousted { .. }
         | Said::Exhausted { .. }
@@ -133,7 +131,11 @@ impl Shown {
         let listed = cluster.mirror.listings() > 0;
         let state = cluster.lease.state(listed.then_some(&cluster.mirror));
         let fixed = cluster.config.network.subnets.is_some();
-        let (word, reason) = if fixed { ("fixed", "subnets stand in the file".to_owned()) } else { standing(&state) };
+        let (word, reason) = if fixed {
+            ("fixed", "subnets stand in the file".to_owned())
+        } else {
+            standing(&state, cluster.flannels())
+        };
         let nodes = nodes(cluster);
         let mesh = &cluster.plan.peers;
         let established = |peer: &&crate::cluster::mesh::Peer| {
@@ -141,33 +143,41 @@ impl Shown {
         };
         let has_subnet = fixed || state.held.iter().any(|held| held.believed);
         // A copy: to borrow it twice at once may wait for ever for who wants to write it.
-        let health = cluster.health.borrow().clone();
+        let health = cluster.health.as_ref().map(|health| health.borrow().clone());
         Self {
             unready: (!has_subnet && !state.left).then(|| format!("no subnet yet: {reason}")),
-            is_content: fixed || state.wanting.is_empty(),
-            confirmed: health.last_confirmed,
+            is_content: fixed || has_subnet && state.wanting.is_empty(),
+            confirmed: health.as_ref().and_then(|health| health.last_confirmed),
             mesh_wanted: mesh.len(),
             mesh_established: mesh.iter().filter(established).count(),
-            claims: claims(&cluster.mirror),
+            claims: claims(cluster),
             history: cluster.history.iter().cloned().collect(),
             lease: view::Lease {
                 state: word.to_owned(),
                 reason,
                 subnets: held(cluster, &state),
                 pools: state.pools.iter().map(pool).collect(),
-                store: view::StoreStatus {
-                    kind: "etcd".to_owned(),
-                    reachable: Some(health.reachable),
-                    endpoint: health.endpoint.clone(),
-                    since: Some(wall(health.since)),
-                    confirmed: health.last_confirmed.map(wall),
-                    revision: cluster.mirror.revision(),
-                    error: health.error.as_ref().map(ToString::to_string),
-                },
-                problems: problems(cluster, &state, &health),
+                store: store(cluster, health.as_ref()),
+                problems: problems(cluster, &state, health.as_ref()),
             },
             nodes,
         }
+    }
+}
+
+fn store(cluster: &Cluster, health: Option<&Health>) -> view::StoreStatus {
+    let revision = cluster.mirror.revision();
+    let Some(health) = health else {
+        return view::StoreStatus { kind: "embedded".to_owned(), revision, ..view::StoreStatus::default() };
+    };
+    view::StoreStatus {
+        kind: "etcd".to_owned(),
+        reachable: Some(health.reachable),
+        endpoint: health.endpoint.clone(),
+        since: Some(wall(health.since)),
+        confirmed: health.last_confirmed.map(wall),
+        revision,
+        error: health.error.as_ref().map(ToString::to_string),
     }
 }
 
@@ -180,12 +190,16 @@ fn since(unix: u64) -> String {
     time(UNIX_EPOCH + Duration::from_secs(unix))
 }
 
-fn standing(state: &State) -> (&'static str, String) {
+fn standing(state: &State, flannels: Option<Prefix>) -> (&'static str, String) {
     if let Some(rival) = &state.blocked {
         return ("blocked", format!("node `{}` at {} has this node's {}", rival.name, rival.address, rival.same));
     }
     if state.left {
         return ("released", "all subnets were given up; `wayleave lease add` takes one again".to_owned());
+    }
+    if let Some(subnet) = flannels.filter(|_| state.wanting.is_empty()) {
+        let how = "`wayleave lease import-flannel` takes it over, `wayleave lease add` takes another";
+        return ("waiting", format!("flannel has leased {subnet} to this host: {how}"));
     }
     match state.wanting.first() {
         None if state.held.is_empty() && state.pools.is_empty() => {
@@ -229,13 +243,15 @@ fn pool(pool: &crate::cluster::lease::PoolUse) -> view::PoolUse {
     view::PoolUse { pool: pool.pool, subnet_length: pool.subnet_len, size: count(pool.total), taken: count(pool.used) }
 }
 
-fn claims(mirror: &Mirror) -> Vec<view::Claim> {
+fn claims(cluster: &Cluster) -> Vec<view::Claim> {
+    let mirror = &cluster.mirror;
+    let is_alive = |node: &String| *node == cluster.identity.name || mirror.alive().contains_key(node);
     let shown = |(subnet, stored): (&Prefix, &crate::cluster::mirror::Stored<crate::cluster::claim::Claim>)| {
         let claim = &stored.value;
         let state = match &claim.holder {
             Holder::Other(_) => "foreign",
             Holder::Node(owner) if owner.id.is_empty() => "reserved",
-            Holder::Node(owner) if mirror.alive().contains_key(&owner.node) => "held",
+            Holder::Node(owner) if is_alive(&owner.node) => "held",
             Holder::Node(_) => "dead",
         };
         view::Claim {
@@ -268,7 +284,7 @@ fn nodes(cluster: &Cluster) -> Vec<view::Node> {
             asn: node.asn,
             router_id: node.router_id,
             subnets: node.subnets.clone(),
-            state: match (is_listed, mirror.alive().contains_key(name)) {
+            state: match (is_listed, this || mirror.alive().contains_key(name)) {
                 (false, _) => "unlisted",
                 (true, true) => "alive",
                 (true, false) => "dead",
@@ -293,19 +309,19 @@ fn nodes(cluster: &Cluster) -> Vec<view::Node> {
     nodes
 }
 
-fn problems(cluster: &Cluster, state: &State, health: &Health) -> Vec<String> {
+fn problems(cluster: &Cluster, state: &State, health: Option<&Health>) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(error) = &cluster.unsaved {
         found.push(format!("what the node holds can't be written to state_dir, nothing new is announced: {error}"));
     }
-    if let Some(error) = health.error.as_ref().filter(|_| !health.reachable) {
+    if let Some(error) = health.filter(|health| !health.reachable).and_then(|health| health.error.as_ref()) {
         found.push(format!("the store is out of reach, what is known stays in force: {error}"));
     }
     if let Some(rival) = state.blocked.as_ref().or(state.rival.as_ref()) {
         found.push(format!("node `{}` at {} has this node's {}", rival.name, rival.address, rival.same));
     }
     if let Some(wanting) = state.wanting.first().filter(|wanting| wanting.why == Why::Exhausted) {
-        found.push(format!("{} more subnets are wanted: {}", wanting.count, standing(state).1));
+        found.push(format!("{} more subnets are wanted: {}", wanting.count, standing(state, None).1));
     }
     for held in state.held.iter().filter(|held| held.outside && cluster.config.network.subnets.is_none()) {
         found.push(format!("{} lies in no pool any more; it stays this node's until it is released", held.subnet));
