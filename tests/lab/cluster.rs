@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::agent::{Agent, ROUTE, SESSION};
-use crate::harness::etcd::Etcd;
+use crate::harness::agent::{Agent, ROUTE, SESSION, password_file};
+use crate::harness::etcd::{Certs, Etcd};
 use crate::harness::kernel::our_route;
 use crate::harness::wait::pause;
 use crate::harness::{Lab, Netns, Probe, holds, wait_for};
@@ -109,6 +109,11 @@ pub fn inside(subnet: &str) -> String {
     format!("{}.10", network.rsplit_once('.').unwrap().0)
 }
 
+/// A container on each of two hosts, in the first two of these subnets.
+fn boxes(lab: &Lab, hosts: [&Agent; 2], subnets: &[String]) -> [Netns; 2] {
+    [0, 1].map(|at| lab.container(hosts[at].netns(), &format!("box-{at}"), &[&inside(&subnets[at])]))
+}
+
 fn nodes(agent: &Agent) -> Vec<Value> {
     agent.json(&["nodes"]).and_then(|nodes| nodes.as_array().cloned()).unwrap_or_default()
 }
@@ -139,20 +144,20 @@ fn an_empty_file_and_an_etcd_are_enough() {
     let (a, b) = (start(&lab, &rack, 0, ""), start(&lab, &rack, 1, ""));
     let held = wait_meshed(&[&a, &b]);
     assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), 2, "{held:?}");
-    let (box_a, _box_b) = (
-        lab.container(a.netns(), "box-a", &[&inside(&held[0])]),
-        lab.container(b.netns(), "box-b", &[&inside(&held[1])]),
-    );
+    let [box_a, _box_b] = boxes(&lab, [&a, &b], &held);
     holds("containers reach each other", ROUTE, || box_a.ping(&inside(&held[1]), 1) == 1);
     let key = format!("/wayleave/network/subnets/{}", held[0].replace('/', "-"));
     let claim: Value = serde_json::from_str(&etcd.get(&key).unwrap()).unwrap();
     assert_eq!((&claim["PublicIP"], &claim["BackendData"]["Node"]), (&"10.0.0.1".into(), &"h0".into()), "{claim}");
     assert!(a.status()["ready"] == true);
 
-    // A third comes, and nothing happens to the two.
+    // A third comes, for which a subnet was set aside, and nothing happens to the two.
     let before = sessions(&a);
+    let reserved = a.cli(&["lease", "reserve", "10.244.77.0/24", "h2"]);
+    assert!(reserved.status.success(), "{}", String::from_utf8_lossy(&reserved.stderr));
     rack.add(&lab, 2);
     let c = start(&lab, &rack, 2, "");
+    assert_eq!(wait_subnet(&c), "10.244.77.0/24");
     wait_meshed(&[&a, &b, &c]);
     assert!(before.iter().all(|session| sessions(&a).contains(session)), "{before:?}");
     holds("three are alive", ROUTE, || nodes(&a).iter().filter(|node| node["state"] == "alive").count() == 3);
@@ -175,10 +180,7 @@ fn nothing_that_happens_to_etcd_is_felt() {
     let mut etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
     let (mut a, b) = (start(&lab, &rack, 0, ""), start(&lab, &rack, 1, ""));
     let held = wait_meshed(&[&a, &b]);
-    let (box_a, box_b) = (
-        lab.container(a.netns(), "box-a", &[&inside(&held[0])]),
-        lab.container(b.netns(), "box-b", &[&inside(&held[1])]),
-    );
+    let [box_a, box_b] = boxes(&lab, [&a, &b], &held);
     let probe = Probe::start(&box_a, &box_b, &inside(&held[1]));
     let before = sessions(&b);
     let reachable = |agent: &Agent, wanted: f64| {
@@ -279,9 +281,8 @@ fn from_mesh_to_reflectors_and_back_under_ping() {
     let _etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
     let agents: Vec<Agent> = (0..5).map(|number| start(&lab, &rack, number, "")).collect();
     let held = wait_meshed(&agents.iter().collect::<Vec<_>>());
-    let boxes: Vec<Netns> =
-        (0..2).map(|at| lab.container(agents[at].netns(), &format!("box-{at}"), &[&inside(&held[at])])).collect();
-    let probe = Probe::start(&boxes[0], &boxes[1], &inside(&held[1]));
+    let [box_a, box_b] = boxes(&lab, [&agents[0], &agents[1]], &held);
+    let probe = Probe::start(&box_a, &box_b, &inside(&held[1]));
     let count = |agent: &Agent| sessions(agent).len();
     assert_eq!(count(&agents[0]), 4);
 
@@ -375,4 +376,190 @@ fn a_full_pool_says_so_and_is_served_when_it_grows() {
     holds("ready", ROUTE, || agent.status()["ready"] == true);
     let history = agent.json(&["lease", "history"]).unwrap().to_string();
     assert!(history.contains("no free") || history.contains("no subnet"), "{history}");
+}
+
+#[test]
+fn a_host_of_flannel_keeps_its_subnet() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 2);
+    let etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
+    let prefix = "/coreos.com/network";
+    etcd.put(&format!("{prefix}/config"), "{\"Network\":\"172.20.0.0/16\",\"Backend\":{\"Type\":\"vxlan\"}}");
+    let lease = "{\"PublicIP\":\"10.0.0.1\",\"PublicIPv6\":null,\"BackendType\":\"vxlan\",\"BackendData\":{\"VNI\":1,\
+                 \"VtepMAC\":\"3e:3b:1c:a2:1f:51\"}}";
+    let key = format!("{prefix}/subnets/172.20.59.0-24");
+    etcd.put(&key, lease);
+    let text =
+        |number| host(number, "", "").replace("kind = \"etcd\"", &format!("kind = \"etcd\"\nprefix = \"{prefix}\""));
+    let a = Agent::start(&lab, &rack.hosts[0], &text(0));
+    let b = Agent::start(&lab, &rack.hosts[1], &text(1));
+    let other = wait_subnet(&b);
+    holds("it takes none by itself", ROUTE, || {
+        a.json(&["lease"]).is_some_and(|lease| lease["reason"].as_str().unwrap().contains("172.20.59.0/24"))
+    });
+    assert!(subnets(&a).is_empty());
+    let done = a.cli(&["lease", "import-flannel"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(wait_subnet(&a), "172.20.59.0/24");
+    holds("the other has a route", SESSION, || our_route(b.netns(), "172.20.59.0/24").is_some());
+    holds("and it one back", SESSION, || our_route(a.netns(), &other).is_some());
+    let claim: Value = serde_json::from_str(&etcd.get(&key).unwrap()).unwrap();
+    assert_eq!(claim["BackendType"], "wayleave");
+}
+
+#[test]
+fn members_die_and_the_quorum_is_lost() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 3);
+    for address in ["10.0.255.2", "10.0.255.3"] {
+        rack.etcd_space.ip(&format!("address add {address}/16 dev eth0"));
+    }
+    let places = [ETCD, "10.0.255.2", "10.0.255.3"].map(|address| (&rack.etcd_space, address));
+    let mut etcd = Etcd::cluster(&lab, &places, None);
+    let endpoints = format!("{:?}", etcd.endpoints());
+    let text = |number| host(number, POOL, "").replace(&format!("[\"http://{ETCD}:2379\"]"), &endpoints);
+    let start = |number: usize| Agent::start(&lab, &rack.hosts[number], &text(number));
+    let (a, b) = (start(0), start(1));
+    let held = wait_meshed(&[&a, &b]);
+    let [box_a, box_b] = boxes(&lab, [&a, &b], &held);
+    let probe = Probe::start(&box_a, &box_b, &inside(&held[1]));
+    let before = sessions(&b);
+    etcd.kill(0);
+    // With two of three left a new host is served as ever.
+    let c = start(2);
+    let all = wait_meshed(&[&a, &b, &c]);
+    // With one of three left nothing can be written, and nothing needs to be.
+    etcd.kill(1);
+    for agent in [&a, &b, &c] {
+        holds("it says so", Duration::from_secs(60), || agent.metric("wayleave_store_reachable") == Some(0.0));
+    }
+    // For longer than signs of life last.
+    pause(Duration::from_secs(12));
+    assert!(before.iter().all(|session| sessions(&b).contains(session)), "no session ended");
+    for number in [0, 1] {
+        etcd.launch(number);
+    }
+    etcd.ready();
+    for agent in [&a, &b, &c] {
+        holds("the store is back", Duration::from_secs(60), || agent.metric("wayleave_store_reachable") == Some(1.0));
+    }
+    holds("all are alive", Duration::from_secs(30), || {
+        nodes(&a).iter().filter(|node| node["state"] == "alive").count() == 3
+    });
+    assert_eq!([&a, &b, &c].map(wait_subnet).to_vec(), all, "nobody was renumbered");
+    let report = probe.finish();
+    assert_eq!(report.lost, 0, "{report:?}");
+}
+
+#[test]
+fn etcd_with_certificates_and_users() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 1);
+    let certs = Certs::new(&lab, "tls", &format!("IP:{ETCD}"));
+    let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|name| certs.path(name).display().to_string());
+    let mut etcd = Etcd::cluster(&lab, &[(&rack.etcd_space, ETCD)], Some(certs));
+    etcd.wants_users("wayleave", "right", "/wayleave/network/");
+    let wrong = password_file(&lab, "etcd.password", "wrong");
+    let login = format!(
+        "endpoints = {:?}\nca_file = \"{ca}\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"\n\
+         username = \"wayleave\"\npassword_file = \"{}\"",
+        etcd.endpoints(),
+        wrong.display()
+    );
+    let text = host(0, POOL, "").replace(&format!("endpoints = [\"http://{ETCD}:2379\"]"), &login);
+    let mut agent = Agent::start(&lab, &rack.hosts[0], &text);
+    holds("it says what is wrong", Duration::from_secs(30), || {
+        agent.status()["problems"].to_string().contains("password")
+    });
+    assert!(agent.running() && subnets(&agent).is_empty());
+    password_file(&lab, "etcd.password", "right");
+    agent.terminate();
+    agent.launch(&lab);
+    wait_subnet(&agent);
+}
+
+#[test]
+fn a_single_host_needs_a_pool_alone() {
+    let lab = Lab::new();
+    let space = lab.netns("h0");
+    lab.link((&space, "eth0", &["10.0.0.1/24"]), (&lab.netns("peer"), "eth0", &["10.0.0.2/24"]));
+    let text = format!(
+        "[node]\nname = \"h0\"\naddress = \"10.0.0.1\"\n[network]\n{POOL}\ntunnel = \"never\"\nmasquerade = false\n\
+         subnet_file = \"\"\n[bgp]\nasn = 64512\n"
+    );
+    let mut agent = Agent::start(&lab, &space, &text);
+    let held = wait_subnet(&agent);
+    holds("ready", ROUTE, || agent.status()["ready"] == true);
+    assert!(our_route(&space, &held).is_some(), "what no container has must not follow the default route");
+    agent.kill();
+    agent.launch(&lab);
+    assert_eq!(wait_subnet(&agent), held);
+    // One more, when that is full; and back again.
+    let added = agent.cli(&["lease", "add"]);
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let two = wait_for("two subnets", ROUTE, || Some(subnets(&agent)).filter(|held| held.len() == 2));
+    holds("both routed", ROUTE, || our_route(&space, &two[1]).is_some());
+    let released = agent.cli(&["lease", "release", &two[1]]);
+    assert!(released.status.success(), "{}", String::from_utf8_lossy(&released.stderr));
+    holds("one is left", ROUTE, || subnets(&agent) == [held.clone()] && our_route(&space, &two[1]).is_none());
+}
+
+#[test]
+fn a_copied_disk_gets_a_subnet_of_its_own() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 2);
+    let _etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
+    let a = start(&lab, &rack, 0, "");
+    let held = wait_subnet(&a);
+    let mut b = Agent::prepare(&lab, &rack.hosts[1], &host(1, POOL, ""));
+    for file in ["lease.json", "nodes.json"] {
+        std::fs::copy(lab.path("h0.state").join(file), lab.path("h1.state").join(file)).unwrap();
+    }
+    b.launch(&lab);
+    let limit = Duration::from_secs(60);
+    let own = wait_for("a subnet of its own", limit, || subnets(&b).first().filter(|own| **own != held).cloned());
+    assert_eq!(subnets(&a).first(), Some(&held));
+    holds("they peer", SESSION, || our_route(a.netns(), &own).is_some() && our_route(b.netns(), &held).is_some());
+    assert!(!a.log().contains("announced by somebody else too"), "it was never announced twice");
+}
+
+#[test]
+fn both_families_are_leased() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 2);
+    let etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
+    let pools = "pools = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]";
+    let [a, b] = [0, 1].map(|number| Agent::start(&lab, &rack.hosts[number], &host(number, pools, "")));
+    for agent in [&a, &b] {
+        holds("one of each family", SESSION, || {
+            let held = subnets(agent);
+            held.len() == 2 && held.iter().any(|subnet| subnet.ends_with("::/64"))
+        });
+    }
+    assert_eq!(etcd.all("/wayleave/network/subnets/fd00:10:244:").len(), 2);
+}
+
+#[test]
+fn a_dead_nodes_subnet_is_freed_on_purpose() {
+    let lab = Lab::new();
+    let rack = Rack::new(&lab, 2);
+    let etcd = Etcd::start(&lab, &rack.etcd_space, ETCD);
+    // What a peer keeps for a restart counts as announced.
+    let [a, mut b] = [0, 1].map(|number| start(&lab, &rack, number, "graceful_restart = \"0s\""));
+    let held = wait_meshed(&[&a, &b]);
+    let reclaim = || a.cli(&["lease", "reclaim", "h1"]);
+    let refused = reclaim();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("alive"));
+    b.kill();
+    holds("its route goes by BGP", Duration::from_secs(30), || our_route(a.netns(), &held[1]).is_none());
+    holds("it gives no sign of life", Duration::from_secs(30), || {
+        nodes(&a).iter().any(|node| node["name"] == "h1" && node["state"] == "dead")
+    });
+    assert_eq!(etcd.all("/wayleave/network/subnets/").len(), 2, "its subnet is its own all the same");
+    let done = reclaim();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    holds("it is free", ROUTE, || etcd.all("/wayleave/network/subnets/").len() == 1);
+    // Nobody has taken it: it is there for whoever comes first, and comes back to who had it.
+    b.launch(&lab);
+    assert_eq!(wait_meshed(&[&a, &b]), held);
 }

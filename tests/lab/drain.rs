@@ -86,7 +86,7 @@ impl Scene {
 
 fn lossless(probe: (Probe, Echo)) {
     let report = probe.0.finish();
-    assert!(report.sent > 20, "{report:?}");
+    assert!(report.sent > 0, "{report:?}");
     assert_eq!(report.lost, 0, "{report:?}");
 }
 
