@@ -105,7 +105,7 @@ impl Error {
                 if ["closed", "reset", "roken pipe", "invalid size"].iter().any(|word| why.contains(word)) =>
             {
                 let hint = if endpoint.starts_with("https://") {
-                    "if it asks for certificates (--client-cert-auth), it may not accept ours"
+                    "perhaps it wants http://, or asks for certificates (--client-cert-auth) and does not accept ours"
                 } else {
                     "perhaps it wants https://"
                 };
