@@ -144,6 +144,9 @@ pub struct Cluster {
     /// The record as it was last written, and the revision; the mirror may not have it yet
     recorded: Option<(Vec<u8>, i64)>,
     record_after: Instant,
+    /// Dead nodes whose records go once they hold nothing, and that under way
+    forget: BTreeSet<String>,
+    forgetting: Option<Writing>,
     orders: Vec<Order>,
     history: VecDeque<view::LeaseEvent>,
     again: Option<Instant>,
@@ -156,6 +159,7 @@ enum Wake {
     News(Option<etcd::News>),
     Claimed(Outcome),
     Recorded(Outcome),
+    Forgotten,
     Request(Option<Request>),
     Look,
     Other,
@@ -197,6 +201,8 @@ impl Cluster {
             recording: None,
             recorded: None,
             record_after: Instant::now(),
+            forget: BTreeSet::new(),
+            forgetting: None,
             orders: Vec::new(),
             history: VecDeque::new(),
             again: None,
@@ -234,6 +240,7 @@ impl Cluster {
                 news = self.follower.next() => Wake::News(news),
                 outcome = written(&mut self.claiming) => Wake::Claimed(outcome),
                 outcome = written(&mut self.recording) => Wake::Recorded(outcome),
+                _ = written(&mut self.forgetting) => Wake::Forgotten,
                 request = requests.recv() => Wake::Request(request),
                 _ = look.tick() => Wake::Look,
                 changed = around.drain.changed() => if changed.is_ok() { Wake::Other } else { return },
@@ -254,6 +261,8 @@ impl Cluster {
                     self.lease.answered(now(), outcome);
                 }
                 Wake::Recorded(outcome) => self.recorded(outcome),
+                // What was refused or lost is tried again with the next news.
+                Wake::Forgotten => self.forgetting = None,
                 Wake::Request(Some(request)) => {
                     self.ask_sessions(&around, true).await;
                     self.request(request);
@@ -373,8 +382,6 @@ impl Cluster {
     }
 
     fn order(&mut self, order: &view::LeaseOrder) -> Result<(), Refusal> {
-        let announced = self.announced();
-        let announced = |subnet: &Prefix| is_announced(&announced, subnet);
         let mirror = (self.mirror.listings() > 0).then_some(&self.mirror);
         match order {
             view::LeaseOrder::Add { subnet } => {
@@ -382,13 +389,32 @@ impl Cluster {
                 self.lease.ask(subnet.map_or(lease::Ask::Another(any), lease::Ask::Subnet), mirror)
             }
             view::LeaseOrder::Release { subnet } => self.lease.release(*subnet, mirror),
-            view::LeaseOrder::Reclaim { what, force } => match what.parse() {
-                Ok(subnet) => self.lease.reclaim(subnet, *force, mirror, &announced),
-                Err(_) => self.lease.reclaim_node(what, *force, mirror, &announced),
-            },
+            view::LeaseOrder::Reclaim { what, force } => self.reclaim(what, *force),
             view::LeaseOrder::Reserve { subnet, node } => self.lease.reserve(*subnet, node, mirror),
             view::LeaseOrder::ImportFlannel => self.lease.import(&self.identity.name, self.identity.address, mirror),
         }
+    }
+
+    /// Frees a subnet, or all that a node holds; a node that then holds nothing leaves the list.
+    fn reclaim(&mut self, what: &str, force: bool) -> Result<(), Refusal> {
+        let announced = self.announced();
+        let announced = |subnet: &Prefix| is_announced(&announced, subnet);
+        let mirror = (self.mirror.listings() > 0).then_some(&self.mirror);
+        if let Ok(subnet) = what.parse() {
+            let owner = self.mirror.claim(&subnet).and_then(|claim| claim.value.owner());
+            let node = owner.map(|owner| owner.node.clone());
+            self.lease.reclaim(subnet, force, mirror, &announced)?;
+            self.forget.extend(node);
+            return Ok(());
+        }
+        let is_listed = self.mirror.nodes().contains_key(what) && !self.mirror.alive().contains_key(what);
+        match self.lease.reclaim_node(what, force, mirror, &announced) {
+            // One that holds nothing may be listed all the same.
+            Err(Refusal::NoClaims(_)) if is_listed => {}
+            done => done?,
+        }
+        self.forget.insert(what.to_owned());
+        Ok(())
     }
 
     /// What others announce, or would if they were reached: subnets in files have no claim.
@@ -440,6 +466,23 @@ impl Cluster {
         let shows = self.lease.may_show() && !self.lease.memory().left;
         self.keep_alive(shows);
         self.record(shows, around);
+        self.forget_dead();
+    }
+
+    /// Takes the records of reclaimed nodes away, unless they have come back.
+    fn forget_dead(&mut self) {
+        let Self { forget, mirror, .. } = self;
+        forget.retain(|name| mirror.nodes().contains_key(name) && !mirror.alive().contains_key(name));
+        if self.forgetting.is_some() || !self.mirror.is_fresh() {
+            return;
+        }
+        let holds = |name: &String| {
+            self.mirror.claims().any(|(_, claim)| claim.value.owner().is_some_and(|owner| owner.node == *name))
+        };
+        let Some(name) = self.forget.iter().find(|name| !holds(name)) else { return };
+        let Some(record) = self.mirror.nodes().get(name) else { return };
+        let expect = Expect::Modified(record.modified);
+        self.forgetting = Some(self.commit(Write { key: self.mirror.keys().node(name), expect, value: None }));
     }
 
     /// Lease and mesh, as of now. `first`: nothing is asked of the store.
