@@ -243,6 +243,8 @@ fn fifty_claim_at_once() {
         .collect();
     assert_eq!(held.len(), 50, "distinct subnets");
     assert_eq!(etcd.all("/wayleave/network/subnets/").len(), 50);
+    // Each writes its claim, its record and its sign of life; some were refused a claim and tried another.
+    assert!(etcd.revision() < 50 * 8, "{}", etcd.revision());
     assert!(agents.iter_mut().all(Agent::running));
 }
 
@@ -559,6 +561,7 @@ fn a_dead_nodes_subnet_is_freed_on_purpose() {
     let done = reclaim();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     holds("it is free", ROUTE, || etcd.all("/wayleave/network/subnets/").len() == 1);
+    holds("it is listed no more", ROUTE, || etcd.get("/wayleave/network/nodes/h1").is_none());
     // Nobody has taken it: it is there for whoever comes first, and comes back to who had it.
     b.launch(&lab);
     assert_eq!(wait_meshed(&[&a, &b]), held);
