@@ -61,7 +61,7 @@ impl Kept {
 }
 
 /// What helps a start without the store.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Network {
     /// Nodes that were peers
     pub nodes: Vec<Remembered>,

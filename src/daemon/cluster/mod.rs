@@ -40,6 +40,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a write of our record that was not done.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
+/// Known nodes are not written to disk more often: when hundreds come at once each would be a write.
+const REMEMBER_EVERY: Duration = Duration::from_secs(5);
+/// Nor is what is to be seen put together more often.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// Events that are remembered to be shown.
 const HISTORY: usize = 500;
 
@@ -135,6 +139,11 @@ pub struct Cluster {
     plan: Plan,
     memory: Memory,
     network: Network,
+    /// What of it is not on disk yet is written then
+    remember: Option<Instant>,
+    remembered: Instant,
+    /// When what is to be seen was last put together
+    shown_at: Option<Instant>,
     /// Why what we hold can't be remembered
     unsaved: Option<String>,
     /// What sessions told last
@@ -195,6 +204,9 @@ impl Cluster {
             plan: Plan::default(),
             memory,
             network,
+            remember: None,
+            remembered: Instant::now(),
+            shown_at: None,
             unsaved: None,
             sessions: routing::Sessions::default(),
             claiming: None,
@@ -531,10 +543,31 @@ impl Cluster {
         let plan = self.mesh.plan(&me, listed.then_some(&view), &self.sessions.sessions, at.into_std());
         self.again = [self.again, plan.again.map(Instant::from_std)].into_iter().flatten().min();
         self.plan = if self.config.bgp.mesh && !self.lease.memory().left { plan } else { Plan::default() };
-        self.network = Network { nodes: self.mesh.memory(), pools: self.pools().unwrap_or_default() };
-        if !first && let Err(error) = self.memory.keep_network(&self.network).await {
+        let network = Network { nodes: self.mesh.memory(), pools: self.pools().unwrap_or_default() };
+        if network != self.network {
+            self.network = network;
+            self.remember.get_or_insert(at.max(self.remembered + REMEMBER_EVERY));
+        }
+        self.remember().await;
+    }
+
+    /// Writes what helps a start without the store, when it is due.
+    async fn remember(&mut self) {
+        let Some(due) = self.remember else { return };
+        let now = Instant::now();
+        if now < due {
+            self.wake(due);
+            return;
+        }
+        (self.remember, self.remembered) = (None, now);
+        if let Err(error) = self.memory.keep_network(&self.network).await {
             tracing::debug!(%error, "known nodes can't be written to state_dir");
         }
+    }
+
+    /// Looks again then, at the latest.
+    fn wake(&mut self, at: Instant) {
+        self.again = Some(self.again.map_or(at, |again| again.min(at)));
     }
 
     fn me(&self) -> mesh::Me {
@@ -587,8 +620,17 @@ impl Cluster {
             }
             is_new
         });
-        let shown = Shown::of(self);
-        self.shown.send_replace(Arc::new(shown));
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let now = Instant::now();
+        if let Some(next) = self.shown_at.map(|at| at + SHOW_EVERY).filter(|next| now < *next) {
+            self.wake(next);
+            return;
+        }
+        self.shown_at = Some(now);
+        self.shown.send_replace(Arc::new(Shown::of(self)));
     }
 
     /// The sign of life is there while we show ourselves.
