@@ -514,6 +514,7 @@ fn a_copied_disk_gets_a_subnet_of_its_own() {
     let a = start(&lab, &rack, 0, "");
     let held = wait_subnet(&a);
     let mut b = Agent::prepare(&lab, &rack.hosts[1], &host(1, POOL, ""));
+    holds("it remembers the network too", ROUTE, || lab.path("h0.state").join("nodes.json").exists());
     for file in ["lease.json", "nodes.json"] {
         std::fs::copy(lab.path("h0.state").join(file), lab.path("h1.state").join(file)).unwrap();
     }
