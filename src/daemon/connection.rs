@@ -139,8 +139,8 @@ impl Connection {
     }
 
     /// Closes after what was sent is out; or resets when the grace is over, so that the kernel too
-    /// forgets what a peer doesn't take.
-    pub fn close(self) {
+    /// forgets what a peer doesn't take. The task ends when it is closed.
+    pub fn close(self) -> JoinHandle<()> {
         let Self { out, mut writer, reader, .. } = self;
         drop(out);
         tokio::spawn(async move {
@@ -148,7 +148,7 @@ impl Connection {
                 tcp::reset_on_close(reader.as_ref());
                 writer.abort();
             }
-        });
+        })
     }
 }
 

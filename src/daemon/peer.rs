@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use crate::bfd;
@@ -145,6 +146,8 @@ pub struct PeerTask {
     stopping: bool,
     /// There is to be no session
     shut: bool,
+    /// Connections that are getting their last words out
+    closing: Vec<JoinHandle<()>>,
 }
 
 impl PeerTask {
@@ -177,11 +180,20 @@ impl PeerTask {
             error_seen: None,
             stopping: false,
             shut: false,
+            closing: Vec::new(),
         }
     }
 
-    /// Runs until [`Command::Stop`] or [`Command::Abandon`], or until the routing task is gone.
+    /// Runs until [`Command::Stop`] or [`Command::Abandon`], or until the routing task is gone; the last words are
+    /// out by then, or given up.
     pub async fn run(mut self) {
+        self.work().await;
+        for closing in self.closing {
+            let _ = closing.await;
+        }
+    }
+
+    async fn work(&mut self) {
         let routing = self.routing.clone();
         self.handle(Event::Start);
         // Who has called already need not be called.
@@ -354,7 +366,8 @@ impl PeerTask {
             }
             Action::Close(side) => {
                 if let Some(connection) = self.connections[side].take() {
-                    connection.close();
+                    self.closing.retain(|closing| !closing.is_finished());
+                    self.closing.push(connection.close());
                 }
             }
             Action::SetCodec(side, codec) => {
