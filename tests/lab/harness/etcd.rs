@@ -169,9 +169,16 @@ impl Etcd {
         }
     }
 
-    /// SIGSTOP: its connections stay and nobody answers.
+    /// SIGSTOP, and waits until the last of its threads stands: its connections stay and nobody answers.
     pub fn freeze(&mut self, number: usize) {
-        self.process(number).signal(Signal::SIGSTOP);
+        let process = self.process(number);
+        process.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", process.id());
+        let stands = |task: std::io::Result<fs::DirEntry>| {
+            let status = task.and_then(|task| fs::read_to_string(task.path().join("status")));
+            status.is_ok_and(|status| status.contains("State:\tT"))
+        };
+        holds("etcd stands still", Duration::from_secs(10), || fs::read_dir(&tasks).unwrap().all(stands));
     }
 
     /// SIGCONT.
