@@ -64,7 +64,7 @@ pub(super) fn host(host: Host, design: Design, dir: &Path) -> String {
     };
     let mut text = format!(
         "state_dir = \"{dir}/{name}.state\"\n\n[node]\nname = \"{name}\"\naddress = \"{}\"\n\n\
-         [network]\npools = [\"{POOL}\"]\nsubnets = [\"{}\"]\ntunnel = \"{tunnel}\"\nmasquerade = false\n\n\
+         [network]\npools = [\"{POOL}\"]\nsubnets = [\"{}\"]\ntunnel = \"{tunnel}\"\nmasquerade = false\nsubnet_file = \"\"\n\n\
          [bgp]\nasn = {asn}\nconnect_retry = \"1s\"\n",
         host.address(),
         host.subnet()
