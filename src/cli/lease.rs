@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::show::{ago, list, or_dash, print, table};
 use super::{DaemonArgs, Error};
@@ -42,12 +42,12 @@ enum What {
         daemon: DaemonArgs,
     },
     /// Give up a subnet of this node; containers in it lose the network
+    #[command(group(ArgGroup::new("which").required(true).args(["subnet", "all"])))]
     Release {
         /// Which one
-        #[arg(required_unless_present = "all")]
         subnet: Option<Prefix>,
         /// All of them: the node leaves the store
-        #[arg(long, conflicts_with = "subnet")]
+        #[arg(long)]
         all: bool,
         #[command(flatten)]
         daemon: DaemonArgs,

@@ -431,7 +431,8 @@ struct FreeParams {
 
 async fn free(State(handles): State<Handles>, Params(params): Params<FreeParams>) -> Response {
     match handles.cluster.free(params.limit).await {
-        Some(free) => Json(free).into_response(),
+        Some(Ok(free)) => Json(free).into_response(),
+        Some(Err(why)) => refuse(StatusCode::CONFLICT, why),
         None => refuse(StatusCode::CONFLICT, NO_STORE),
     }
 }

@@ -54,7 +54,7 @@ pub enum Request {
     /// An operator wants something; answered with what was done, or why not
     Order(view::LeaseOrder, oneshot::Sender<Result<String, String>>),
     /// The first free subnets of each pool, so many
-    Free(usize, oneshot::Sender<Vec<Prefix>>),
+    Free(usize, oneshot::Sender<Result<Vec<Prefix>, String>>),
 }
 
 /// The other tasks.
@@ -92,7 +92,7 @@ impl Handle {
     }
 
     /// `None`: there is no store.
-    pub async fn free(&self, limit: usize) -> Option<Vec<Prefix>> {
+    pub async fn free(&self, limit: usize) -> Option<Result<Vec<Prefix>, String>> {
         let (answer, asked) = oneshot::channel();
         self.requests.send(Request::Free(limit, answer)).await.ok()?;
         asked.await.ok()
@@ -381,7 +381,9 @@ impl Cluster {
             }
             Request::Free(limit, answer) => {
                 let announced = self.announced();
-                let _ = answer.send(shown::free(&self.ranges(), &self.mirror, &announced, limit));
+                let free = || shown::free(&self.ranges(), &self.mirror, &announced, limit);
+                let known = self.mirror.listings() > 0;
+                let _ = answer.send(if known { Ok(free()) } else { Err(Refusal::NoStore.to_string()) });
             }
             Request::Order(order, answer) => match self.order(&order) {
                 Ok(()) => {
@@ -714,12 +716,17 @@ impl Cluster {
         }
         let now = Instant::now();
         let idle = self.claiming.is_none() && self.mirror.is_fresh();
+        // Who is told that it is done must see it done.
+        if idle {
+            self.shown_at = None;
+            self.show();
+        }
         for order in std::mem::take(&mut self.orders) {
             if idle && !order.done.is_empty() {
                 let text = order.done.join("\n");
                 let _ = order.answer.send(if order.dropped { Err(text) } else { Ok(text) });
             } else if now >= order.until {
-                let text = "it is taken down; the store has not answered yet, `wayleave lease history` will tell";
+                let text = "accepted, and done as soon as the store answers: see `wayleave lease history`";
                 let _ = order.answer.send(Ok(text.to_owned()));
             } else {
                 self.orders.push(order);

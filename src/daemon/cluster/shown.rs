@@ -326,9 +326,6 @@ fn problems(cluster: &Cluster, state: &State, health: Option<&Health>) -> Vec<St
     for held in state.held.iter().filter(|held| held.outside && cluster.config.network.subnets.is_none()) {
         found.push(format!("{} lies in no pool any more; it stays this node's until it is released", held.subnet));
     }
-    if let Some(Err(why)) = cluster.mirror.network() {
-        found.push(format!("{} can't be read: {why}", cluster.mirror.keys().config()));
-    }
     for (key, why) in cluster.mirror.bad().iter().take(5) {
         found.push(format!("{key} can't be read: {why}"));
     }
