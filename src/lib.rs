@@ -12,7 +12,9 @@
 //! | [`cluster`] | what nodes know of each other through a store: leases, mesh |
 //! | [`bfd`] | one BFD session, its packets, what its failure means for BGP |
 //! | [`forward`] | next hop → hop, direct or tunnel, wanted ↔ actual FIB |
+//! | [`explain`] | why traffic or a session is as it is: facts in, sentences and a verdict out |
 //! | [`firewall`] | which nftables rules the node needs |
+//! | [`traffic`] | what the kernel counts by remote node, and what it adds up to |
 //! | [`io`] | etcd, tcp, netlink, BFD sockets, tunnel, sysctl, nft, control socket, HTTP |
 //! | [`metrics`] | every Prometheus name, help, label |
 //! | [`view`] | what the daemon shows: the JSON of the control socket |
@@ -29,9 +31,11 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
+pub mod explain;
 pub mod firewall;
 pub mod forward;
 pub mod io;
 pub mod metrics;
 pub mod net;
+pub mod traffic;
 pub mod view;

@@ -38,7 +38,7 @@ use Applied::{AtStart, Live};
 type Setting = (&'static str, Applied, fn(&Config, &Config) -> bool);
 
 /// Every key but the peers, with whether its value is the same in both.
-pub(super) const SETTINGS: [Setting; 37] = [
+pub(super) const SETTINGS: [Setting; 41] = [
     ("state_dir", AtStart, |a, b| a.state_dir == b.state_dir),
     ("node.name", AtStart, |a, b| a.node.name == b.node.name),
     ("node.address", AtStart, |a, b| a.node.address == b.node.address),
@@ -66,6 +66,8 @@ pub(super) const SETTINGS: [Setting; 37] = [
     ("bgp.cluster_id", AtStart, |a, b| a.bgp.cluster_id == b.bgp.cluster_id),
     ("bgp.announce", Live, |a, b| a.bgp.announce == b.bgp.announce),
     ("bgp.policies", Live, |a, b| a.bgp.policies == b.bgp.policies),
+    ("firewall.tunnel_guard", Live, |a, b| a.firewall.tunnel_guard == b.firewall.tunnel_guard),
+    ("firewall.docker", Live, |a, b| a.firewall.docker == b.firewall.docker),
     ("kernel.install", AtStart, |a, b| a.kernel.install == b.kernel.install),
     ("kernel.table", AtStart, |a, b| a.kernel.table == b.kernel.table),
     ("kernel.protocol", AtStart, |a, b| a.kernel.protocol == b.kernel.protocol),
@@ -73,6 +75,8 @@ pub(super) const SETTINGS: [Setting; 37] = [
     ("kernel.link_guard", AtStart, |a, b| a.kernel.link_guard == b.kernel.link_guard),
     ("kernel.metric", AtStart, |a, b| a.kernel.metric == b.kernel.metric),
     ("metrics.listen", AtStart, |a, b| a.metrics.listen == b.metrics.listen),
+    ("metrics.forwarding", Live, |a, b| a.metrics.forwarding == b.metrics.forwarding),
+    ("metrics.forwarding_top", Live, |a, b| a.metrics.forwarding_top == b.metrics.forwarding_top),
     ("control.socket", AtStart, |a, b| a.control.socket == b.control.socket),
     ("log.format", AtStart, |a, b| a.log.format == b.log.format),
     ("log.level", AtStart, |a, b| a.log.level == b.log.level),

@@ -81,6 +81,10 @@ pub(super) fn kernel(table: &Table<'_>) -> Kernel {
 pub struct Metrics {
     /// Where to listen; `None`: nowhere
     pub listen: Option<SocketAddr>,
+    /// Count traffic by remote node in the kernel
+    pub forwarding: bool,
+    /// Remote nodes that have series of their own; the rest is one sum
+    pub forwarding_top: usize,
 }
 
 pub(super) fn metrics(table: &Table<'_>) -> Metrics {
@@ -89,7 +93,11 @@ pub(super) fn metrics(table: &Table<'_>) -> Metrics {
         Some(value) if value.as_text() == Some("") || value.as_flag() == Some(false) => None,
         Some(value) => value.word(),
     };
-    Metrics { listen }
+    Metrics {
+        listen,
+        forwarding: table.flag("forwarding").unwrap_or(true),
+        forwarding_top: table.number("forwarding_top", 0..=4096).unwrap_or(100),
+    }
 }
 
 /// `[control]`: the socket that the command line talks to.

@@ -11,6 +11,7 @@
 mod bgp;
 mod changes;
 mod diagnostic;
+mod firewall;
 mod host;
 mod network;
 mod overlay;
@@ -30,6 +31,7 @@ use toml::de::DeTable;
 pub use self::bgp::{Announce, Bgp};
 pub use self::changes::{Changes, changes};
 pub use self::diagnostic::{Diagnostic, Earlier, Problem};
+pub use self::firewall::Firewall;
 pub use self::host::{Control, Kernel, Log, LogFormat, Metrics, Node};
 pub use self::network::Network;
 pub use self::overlay::Overlay;
@@ -53,6 +55,8 @@ pub struct Config {
     pub store: Store,
     /// `[bgp]`
     pub bgp: Bgp,
+    /// `[firewall]`
+    pub firewall: Firewall,
     /// `[kernel]`
     pub kernel: Kernel,
     /// `[metrics]`
@@ -91,6 +95,7 @@ fn config(root: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Config> 
     let network = root.section("network", |table| network::read(table, store.as_ref()));
     let around = bgp::Around { node: node.as_ref(), network: network.as_ref(), store: store.as_ref() };
     let bgp = root.section("bgp", |table| bgp::read(table, &around, read_secret)).flatten();
+    let firewall = root.section("firewall", firewall::read);
     let kernel = root.section("kernel", host::kernel);
     let metrics = root.section("metrics", host::metrics);
     let control = root.section("control", host::control);
@@ -101,6 +106,7 @@ fn config(root: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Config> 
         network: network?,
         store: store?,
         bgp: bgp?,
+        firewall: firewall?,
         kernel: kernel?,
         metrics: metrics?,
         control: control?,

@@ -56,6 +56,13 @@ impl Word for Endpoint {
         let plain = !host.is_empty() && !host.contains(['/', '?', '#', '@']) && !host.contains(char::is_whitespace);
         plain.then(|| Self(text.trim_end_matches('/').to_owned()))
     }
+
+    /// A login must not get into a log.
+    fn problem(text: &str, found: String) -> Problem {
+        let found =
+            if text.contains('@') { "a URL with a login (see username and password_file)".to_owned() } else { found };
+        Problem::Unfit { found, wanted: Self::WANTED.to_owned() }
+    }
 }
 
 /// A directory of keys.

@@ -62,9 +62,9 @@ fn reversed() -> String {
 
 #[test]
 fn every_key_is_compared() {
-    let known = known_keys("[node]\n[network]\n[store]\n[bgp]\n[kernel]\n[metrics]\n[control]\n[log]\n");
+    let known = known_keys("[node]\n[network]\n[store]\n[bgp]\n[kernel]\n[metrics]\n[control]\n[firewall]\n[log]\n");
     let compared: BTreeSet<String> = SETTINGS.iter().map(|(key, ..)| (*key).to_owned()).collect();
-    let tables = ["node", "network", "bgp", "kernel", "metrics", "control", "log", "bgp.peers"];
+    let tables = ["node", "network", "bgp", "kernel", "metrics", "control", "firewall", "log", "bgp.peers"];
     let wanted: BTreeSet<String> = known
         .into_iter()
         // The store is one value.

@@ -58,6 +58,19 @@ fn files_per_use() {
     }
 }
 
+#[test]
+fn examples_of_the_documents() {
+    let documents = [
+        ("configure.md", include_str!("../../../docs/configure.md"), 5),
+        ("tor.md", include_str!("../../../docs/tor.md"), 1),
+    ];
+    for (document, text, least) in documents {
+        let examples = text.split("\n```toml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        let count = examples.map(good).count();
+        assert!(count >= least, "{document}: {count}");
+    }
+}
+
 /// Keys that the parser knows in each table, as it lists them for a key that it doesn't know.
 pub(super) fn known_keys(text: &str) -> BTreeSet<String> {
     let mut table: Table = text.parse().unwrap();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{LEAST, good, good_bgp};
 use crate::bgp::attrs::{Community, LargeCommunity};
 use crate::config::{
-    Announce, Bfd, Bgp, Config, Control, Etcd, Export, HoldTime, Import, Kernel, Log, LogFormat, Metrics, Network,
-    Node, Peer, PeerAddress, Policy, PrefixMatch, Rule, Secret, SecretError, Store,
+    Announce, Bfd, Bgp, Config, Control, Etcd, Export, Firewall, HoldTime, Import, Kernel, Log, LogFormat, Metrics,
+    Network, Node, Peer, PeerAddress, Policy, PrefixMatch, Rule, Secret, SecretError, Store,
 };
 use crate::forward::TunnelMode;
 use crate::net::{Asn, Family, PerFamily, Prefix};
@@ -46,6 +46,7 @@ fn defaults() {
             announce: vec![],
             policies: [].into(),
         },
+        firewall: Firewall { tunnel_guard: true, docker: true },
         kernel: Kernel {
             install: true,
             table: 254,
@@ -54,7 +55,7 @@ fn defaults() {
             link_guard: true,
             metric: 2048,
         },
-        metrics: Metrics { listen: Some("127.0.0.1:9887".parse().unwrap()) },
+        metrics: Metrics { listen: Some("127.0.0.1:9887".parse().unwrap()), forwarding: true, forwarding_top: 100 },
         control: Control { socket: PathBuf::from("/run/wayleave/wayleave.sock") },
         log: Log { format: LogFormat::Text, level: "info".to_owned() },
     };
