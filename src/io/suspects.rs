@@ -36,6 +36,14 @@ pub fn process(pid: u32) -> Option<String> {
     Some(format!("{name} (pid {pid}){}", of.unwrap_or_default()))
 }
 
+/// The process of an nftables transaction: its number and what nftables calls it.
+pub fn transaction((pid, name): (u32, String)) -> String {
+    match process(pid) {
+        Some(process) if process.starts_with(&name) => process,
+        _ => format!("{name} (pid {pid}, ended)"),
+    }
+}
+
 /// Name and parent.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

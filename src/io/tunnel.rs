@@ -172,6 +172,33 @@ pub async fn ensure(wanted: &Tunnel) -> Result<(u32, Done), TunnelError> {
     Ok((found.index, done))
 }
 
+/// A tunnel of somebody else on this host that takes IP-in-IP packets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Foreign {
+    /// Its near end; `None`: any address of the host
+    pub local: Option<Ipv4Addr>,
+    /// Its far end; `None`: anybody
+    pub remote: Option<Ipv4Addr>,
+}
+
+/// All tunnels that take IP-in-IP packets, up or not, but the one of this name.
+pub async fn foreign(name: &str) -> Result<Vec<Foreign>, TunnelError> {
+    let links = Links::open()?;
+    let mut answers = Box::pin(links.handle.link().get().execute());
+    let mut found = Vec::new();
+    while let Some(message) = answers.try_next().await.map_err(|error| other("look at tunnel devices", error))? {
+        let link = Found::from(&message);
+        let end = |end: Option<IpAddr>| match end {
+            Some(IpAddr::V4(end)) if !end.is_unspecified() => Some(end),
+            _ => None,
+        };
+        if link.ipip && link.name != name {
+            found.push(Foreign { local: end(link.local), remote: end(link.remote) });
+        }
+    }
+    Ok(found)
+}
+
 /// Removes the device; whether there was one. A device of the name that is no ipip is left.
 pub async fn remove(name: &str) -> Result<bool, TunnelError> {
     let links = Links::open()?;

@@ -6,6 +6,8 @@
 //! | [`watch`] | changes made by others, as events |
 //! | [`host`] | what becomes of links, addresses and settings, and by whom |
 //! | [`nftables`] | who changes a firewall table |
+//! | [`counters`] | elements of nftables sets that count: read, added, removed |
+//! | [`path`] | one packet's way: route, rules, neighbour |
 //! | [`query`] | everything at once, one lookup, counters |
 //! | `nexthop` | nexthop objects, both ways |
 //! | `parse` | messages → the values of `forward` |
@@ -15,11 +17,14 @@
 //!
 //! What is wanted, and which of it must be written, is decided in [`crate::forward`].
 
+pub mod counters;
 mod encode;
 pub mod host;
+pub mod meters;
 mod nexthop;
 pub mod nftables;
 mod parse;
+pub mod path;
 pub mod query;
 mod socket;
 pub mod watch;

@@ -3,6 +3,7 @@
 use super::encode::{ONLINK, family_number};
 use super::parse::family_of;
 use super::wire::{CREATE, Encoder, REPLACE, REQUEST, Start, address, attributes, u16_at, u32_at};
+use crate::explain::kernel::Object;
 use crate::forward::{Hop, Nexthop, NexthopId, NexthopObject, NexthopOp};
 use crate::net::Family;
 
@@ -45,10 +46,11 @@ const BUCKETS: u16 = 1;
 const IDLE_TIMER: u16 = 2;
 
 /// Buckets of a guarded group. The kernel gives each member the buckets nearest to its share, so
-/// few enough for none to fall to the spare one: 32 of 257 parts are less than half a bucket.
+/// few enough for none to fall to the spare one: 32 of 256 parts are less than half a bucket.
 const GUARDED_BUCKETS: u16 = 32;
-/// Weights, less one: as different as the kernel allows.
-const USED: u8 = 255;
+/// Weights, less one: as different as every kernel allows; 255 is for Linux 6.12 and later only
+/// (net/ipv4/nexthop.c, nh_check_attr_group).
+const USED: u8 = 254;
 const SPARE: u8 = 0;
 
 /// Appends the header: family, scope, protocol, a spare byte, flags.
@@ -160,6 +162,27 @@ pub(super) fn object(body: &[u8]) -> Option<NexthopObject> {
         _ => Nexthop::Other,
     };
     Some(NexthopObject { id: id?, protocol, nexthop })
+}
+
+/// Reads an object as it is, whoever made it, weights included; `None` if it has no number.
+pub(super) fn shown(body: &[u8]) -> Option<Object> {
+    let mut object = Object { id: 0, gateway: None, device: None, members: Vec::new(), resilient: false };
+    for (kind, value) in attributes(body.get(8..)?) {
+        match kind {
+            ID => object.id = u32_at(value, 0)?,
+            GATEWAY => object.gateway = address(value),
+            DEVICE => object.device = u32_at(value, 0),
+            GROUP_TYPE => object.resilient = u16_at(value, 0)? == RESILIENT,
+            // Number, weight less one, its upper half, two spare bytes.
+            GROUP => {
+                let weight = |member: &[u8; 8]| u32::from(u16::from_le_bytes([member[4], member[5]])) + 1;
+                let members = value.as_chunks::<8>().0.iter();
+                object.members = members.filter_map(|member| Some((u32_at(member, 0)?, weight(member)))).collect();
+            }
+            _ => {}
+        }
+    }
+    (object.id != 0).then_some(object)
 }
 
 /// A group of one of our two sorts; `None` if it is of neither.

@@ -1,4 +1,4 @@
-//! Questions to the kernel: all of its state, one lookup, counters; and the removal of all that
+//! Questions to the kernel: all of its state, one lookup; and the removal of all that
 //! is ours. Each opens a socket of its own in a blocking thread.
 
 use std::io;
@@ -11,7 +11,7 @@ use super::encode::{self, RouteHeader, family_number};
 use super::nexthop::{self, ROUTE_NEXTHOP};
 use super::parse::{self, Route};
 use super::socket::Client;
-use super::wire::{self, attributes, str_of, u32_at, u64_at};
+use super::wire::{self, attributes, u32_at};
 use super::{MAIN_TABLE, Ours};
 use crate::forward::{Dump, Hop, Nexthop, NexthopId, NexthopObject, RouteKind, Target};
 use crate::net::{Family, Prefix};
@@ -20,10 +20,18 @@ use crate::net::{Family, Prefix};
 /// as an event.
 const ATTEMPTS: u32 = 4;
 
-/// `RTM_F_FIB_MATCH`: answer with the route that matched, not with where it led.
-const FIB_MATCH: u32 = libc::RTM_F_FIB_MATCH;
+/// `RTM_F_FIB_MATCH`: answer with the route that matched, not with where it led; and for IPv4, which would always say
+/// main, `RTM_F_LOOKUP_TABLE`: with the table it stands in. IPv6 does that anyway, and refuses to be asked for it.
+pub(super) const fn fib_match(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => libc::RTM_F_FIB_MATCH | libc::RTM_F_LOOKUP_TABLE,
+        Family::Ipv6 => libc::RTM_F_FIB_MATCH,
+    }
+}
 
-async fn blocking<T: Send + 'static>(ask: impl FnOnce(&mut Client) -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce(&mut Client) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(|| ask(&mut Client::new()?)).await.map_err(io::Error::other)?
 }
 
@@ -173,7 +181,7 @@ fn target(route: &Route, last: &mut Option<Arc<[Hop]>>, shared: &mut AHashSet<Ar
 }
 
 /// Repeats a dump until no change tore it.
-fn whole(mut dump: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+pub(super) fn whole(mut dump: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
         if !dump()? {
             break;
@@ -182,7 +190,7 @@ fn whole(mut dump: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
     Ok(())
 }
 
-const fn any_route(table: u32) -> RouteHeader {
+pub(super) const fn any_route(table: u32) -> RouteHeader {
     RouteHeader { family: 0, prefix_len: 0, source_len: 0, table, protocol: 0, scope: 0, kind: 0, flags: 0 }
 }
 
@@ -277,7 +285,7 @@ pub struct Matched {
 pub async fn lookup(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Option<Lookup>> {
     blocking(move |client| {
         let Some(Some(way)) = unless_unreachable(ask_way(client, to, arriving, 0))? else { return Ok(None) };
-        let route = unless_unreachable(ask_way(client, to, arriving, FIB_MATCH))?.flatten();
+        let route = unless_unreachable(ask_way(client, to, arriving, fib_match(Family::of(to))))?.flatten();
         Ok(Some(Lookup {
             gateway: way.gateway,
             device: way.device,
@@ -369,69 +377,4 @@ fn unless_unreachable<T>(result: io::Result<T>) -> io::Result<Option<T>> {
             _ => Err(error),
         },
     }
-}
-
-/// What has passed a device since it was made.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Counters {
-    /// Name of the device
-    pub name: String,
-    /// Packets in
-    pub rx_packets: u64,
-    /// Packets out
-    pub tx_packets: u64,
-    /// Octets in
-    pub rx_bytes: u64,
-    /// Octets out
-    pub tx_bytes: u64,
-    /// Damaged packets in
-    pub rx_errors: u64,
-    /// Packets that could not be sent; a tunnel counts here what found no route
-    pub tx_errors: u64,
-    /// Packets in that found no room
-    pub rx_dropped: u64,
-    /// Packets out that found no room
-    pub tx_dropped: u64,
-}
-
-/// The counters of every device (`struct rtnl_link_stats64`).
-pub async fn counters() -> io::Result<Vec<Counters>> {
-    blocking(|client| {
-        let mut list = Vec::new();
-        whole(|| {
-            list.clear();
-            client.ask(
-                libc::RTM_GETLINK,
-                wire::DUMP,
-                |encoder| encoder.put(&[0; 16]),
-                |message| {
-                    list.extend(device_counters(message.body));
-                },
-            )
-        })?;
-        Ok(list)
-    })
-    .await
-}
-
-fn device_counters(body: &[u8]) -> Option<Counters> {
-    let mut counters = Counters::default();
-    for (kind, value) in attributes(body.get(16..)?) {
-        match kind {
-            libc::IFLA_IFNAME => str_of(value)?.clone_into(&mut counters.name),
-            libc::IFLA_STATS64 => {
-                let field = |index: usize| u64_at(value, index * 8).unwrap_or_default();
-                counters.rx_packets = field(0);
-                counters.tx_packets = field(1);
-                counters.rx_bytes = field(2);
-                counters.tx_bytes = field(3);
-                counters.rx_errors = field(4);
-                counters.tx_errors = field(5);
-                counters.rx_dropped = field(6);
-                counters.tx_dropped = field(7);
-            }
-            _ => {}
-        }
-    }
-    (!counters.name.is_empty()).then_some(counters)
 }

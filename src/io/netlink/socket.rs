@@ -90,6 +90,32 @@ impl Client {
         Ok(Self { socket: open_for(protocol)?, encoder: Encoder::default(), buf: Vec::new(), sequence: 0 })
     }
 
+    /// Sends one question for a dump and gives the first message of the answer to `read`. What follows is
+    /// left unread: the client has had its last question.
+    pub(super) fn first<T>(
+        &mut self,
+        kind: u16,
+        write: impl FnOnce(&mut Encoder),
+        read: impl FnOnce(&Message<'_>) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        self.send(kind, wire::DUMP, write)?;
+        receive(&self.socket, &mut self.buf, 0)?;
+        let Some(message) = wire::messages(&self.buf).next() else { return Ok(None) };
+        if matches!(message.kind, wire::ERROR | wire::DONE) {
+            return ended(&message).map(|()| None);
+        }
+        Ok(read(&message))
+    }
+
+    fn send(&mut self, kind: u16, flags: u16, write: impl FnOnce(&mut Encoder)) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.encoder.clear();
+        let start = self.encoder.begin(kind, wire::REQUEST | flags, self.sequence);
+        write(&mut self.encoder);
+        self.encoder.end(start);
+        retry(|| self.socket.send(self.encoder.bytes(), 0)).map(drop)
+    }
+
     /// Sends one message of `kind`, whose body `write` makes, and gives every answer to `read`.
     /// Returns whether a dump was torn by a change while it ran.
     pub(super) fn ask(
@@ -99,12 +125,7 @@ impl Client {
         write: impl FnOnce(&mut Encoder),
         mut read: impl FnMut(&Message<'_>),
     ) -> io::Result<bool> {
-        self.sequence = self.sequence.wrapping_add(1);
-        self.encoder.clear();
-        let start = self.encoder.begin(kind, wire::REQUEST | flags, self.sequence);
-        write(&mut self.encoder);
-        self.encoder.end(start);
-        retry(|| self.socket.send(self.encoder.bytes(), 0))?;
+        self.send(kind, flags, write)?;
         let mut torn = false;
         loop {
             receive(&self.socket, &mut self.buf, 0)?;
@@ -119,6 +140,39 @@ impl Client {
                 read(&message);
                 if flags & (wire::DUMP | wire::ACK) == 0 {
                     return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Sends the messages that `write` makes, numbered on from the given number, and gives every answer to
+    /// `read` until the last of them is acknowledged, which must ask for it, or one is refused.
+    pub(super) fn transact(
+        &mut self,
+        write: impl FnOnce(&mut Encoder, u32) -> u32,
+        mut read: impl FnMut(&Message<'_>),
+    ) -> io::Result<()> {
+        let first = self.sequence.wrapping_add(1);
+        self.encoder.clear();
+        let last = write(&mut self.encoder, first);
+        self.sequence = last.wrapping_add(1);
+        retry(|| self.socket.send(self.encoder.bytes(), 0))?;
+        let among = |sequence: u32| sequence.wrapping_sub(first) <= last.wrapping_sub(first);
+        loop {
+            receive(&self.socket, &mut self.buf, 0)?;
+            for message in wire::messages(&self.buf) {
+                if message.kind != wire::ERROR {
+                    // nftables numbers echoes of elements 0, whatever they answer
+                    // (nf_tables_setelem_notify in net/netfilter/nf_tables_api.c).
+                    read(&message);
+                    continue;
+                }
+                if !among(message.sequence) {
+                    continue;
+                }
+                ended(&message)?;
+                if message.sequence == last {
+                    return Ok(());
                 }
             }
         }

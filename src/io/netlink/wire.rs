@@ -21,6 +21,8 @@ pub(super) const DONE: u16 = 3;
 
 pub(super) const REQUEST: u16 = 0x1;
 pub(super) const ACK: u16 = 0x4;
+/// Of a request: what becomes of it is told to the sender as to everybody else (`NLM_F_ECHO`).
+pub(super) const ECHO: u16 = 0x8;
 /// Of an answer: the table changed while it was dumped (`NLM_F_DUMP_INTR`).
 pub(super) const DUMP_INTERRUPTED: u16 = 0x10;
 pub(super) const DUMP: u16 = 0x300;
