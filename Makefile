@@ -17,7 +17,7 @@ PEERS ?= 500
 AGENTS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint soak scale bench fuzz
+.PHONY: help build deb image demo test lint soak scale bench fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,7 +26,17 @@ build: ## release binary: target/release/wayleave
 	@scripts/install-deps build
 	$(CARGO) build --release --locked
 
-demo: ## two racks, a spine, four hosts, in a minute (KEEP=1 leaves them up to look around)
+deb: ## Debian package of the release binary: target/debian/wayleave_VERSION_ARCH.deb
+	@scripts/install-deps deb
+	$(CARGO) build --release --locked
+	@packaging/debian/build
+
+image: ## container image for `docker load` or `podman load`: target/image/wayleave-image_VERSION_ARCH.tar
+	@scripts/install-deps image
+	$(CARGO) build --release --locked
+	@packaging/image/build
+
+demo: ## two racks, four ToRs, four hosts, in a minute (KEEP=1 leaves them up to look around)
 	@scripts/install-deps demo
 	$(CARGO) build --release --locked
 	target/release/wayleave demo $(if $(KEEP),--keep)
@@ -53,7 +63,7 @@ scale: ## so many agents, one etcd, one machine: time, memory, mesh to reflector
 
 bench: ## the parts, then all of it beside BIRD and FRR (ROUTES=1000000 RUNS=3 PEERS=500); needs root
 	@scripts/install-deps bench
-	$(CARGO) bench --locked --bench wire --bench rib --bench netlink
+	$(CARGO) bench --locked --bench wire --bench rib --bench netlink --bench traffic --bench scrape
 	$(CARGO) bench --locked --bench rivals -- --routes $(ROUTES) --runs $(RUNS) --peers $(PEERS) $(BENCH)
 
 fuzz: ## every fuzz target for FUZZ_TIME seconds; needs cargo-fuzz and a nightly toolchain

@@ -187,7 +187,12 @@ fn memory(_: &mut Criterion) {
         let changes = load(&mut rib, 1, &feed(1, portion * 1000..(portion + 1) * 1000));
         black_box(group.export(&changes));
     }
-    println!("1M routes: {:?}, {} MiB more resident", rib.stats(), (resident() - before) / 1024);
+    println!(
+        "1M routes: {:?}, {} bytes by our own count, {} MiB more resident",
+        rib.stats(),
+        rib.memory(),
+        (resident() - before) / 1024
+    );
 }
 
 /// KiB of this process in memory.

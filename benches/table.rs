@@ -1,5 +1,5 @@
 //! A whole table through the pure part of the daemon, from bytes to bytes:
-//! `cargo bench --bench table -- load 1000000`, `failover 1000000` or `peers 500`.
+//! `cargo bench --bench table -- load 1000000`, `failover 1000000`, `peers 500` or `scrape 1000000`.
 //!
 //! No statistics: one run, to be put under `perf stat` and to be seen in memory. The feed is like
 //! a real one: 5 to 10 prefixes a message in runs of neighbours that are shuffled, paths of 1 to 6 AS
@@ -26,6 +26,7 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("failover") => failover(number.unwrap_or(100_000)),
         Some("peers") => peers(number.unwrap_or(500)),
+        Some("scrape") => scrape(number.unwrap_or(100_000)),
         _ => load(number.unwrap_or(100_000)),
     }
 }
@@ -86,6 +87,20 @@ fn peers(count: u32) {
         }
     }
     println!("{count} peers: {:.3?}, {sent} bytes out in {pieces} pieces", start.elapsed());
+}
+
+/// What a scrape asks of a table with 500 peers, and what the estimate of its memory costs, which a scrape
+/// must not ask for.
+fn scrape(routes: u32) {
+    let mut world = World::new(500, true);
+    world.take(PeerId(1), &feed(1, routes));
+    let start = Instant::now();
+    let counters = (1..=500).filter_map(|n| world.rib.counters(PeerId(n)));
+    let received: usize = counters.map(|counters| counters.received).sum();
+    let stats = black_box(world.rib.stats());
+    println!("{received} routes of 500 peers counted in {:.3?}, {stats:?}", start.elapsed());
+    let start = Instant::now();
+    println!("memory: {} bytes, estimated in {:.3?}", world.rib.memory(), start.elapsed());
 }
 
 struct World {

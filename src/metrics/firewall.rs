@@ -1,0 +1,58 @@
+//! Series of the firewall.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::{IntCounter, IntGaugeVec};
+
+use super::{Register, set_counter};
+use crate::firewall::{Counted, REFUSED};
+
+/// What was refused: the largest totals seen, whoever saw them, so that a table that is made anew takes nothing back.
+#[derive(Debug)]
+pub struct FirewallCounters {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    in_force: IntGaugeVec,
+    refused_packets: IntCounter,
+    refused_bytes: IntCounter,
+}
+
+impl FirewallCounters {
+    pub(super) fn new(r: &Register<'_>) -> prometheus::Result<Self> {
+        let refused = |name: &str, help: &str| {
+            r.counters(name, help, &["reason"]).map(|family| family.with_label_values(&[REFUSED]))
+        };
+        Ok(Self {
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            in_force: r.gauges(
+                "firewall_in_force",
+                "Whether all firewall rules that are wanted are in the kernel; absent where none is wanted.",
+                &[],
+            )?,
+            refused_packets: refused("firewall_refused_packets_total", "Packets that our firewall table refused.")?,
+            refused_bytes: refused("firewall_refused_bytes_total", "Bytes that our firewall table refused.")?,
+        })
+    }
+
+    /// The kernel has counted so much.
+    pub fn saw(&self, refused: Counted) {
+        self.packets.fetch_max(refused.packets, Ordering::Relaxed);
+        self.bytes.fetch_max(refused.bytes, Ordering::Relaxed);
+    }
+
+    /// All that was ever refused, as far as it was seen.
+    pub fn refused(&self) -> Counted {
+        Counted { packets: self.packets.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    pub(super) fn set(&self, in_force: Option<bool>) {
+        self.in_force.reset();
+        if let Some(in_force) = in_force {
+            self.in_force.with_label_values::<&str>(&[]).set(i64::from(in_force));
+        }
+        let Counted { packets, bytes } = self.refused();
+        set_counter(&self.refused_packets, packets);
+        set_counter(&self.refused_bytes, bytes);
+    }
+}
