@@ -122,6 +122,19 @@ pub enum FaultOutcome {
     TreatAsWithdraw,
 }
 
+impl FaultOutcome {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AttributeDiscard, Self::TreatAsWithdraw];
+
+    /// A word for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::AttributeDiscard => "attribute-discard",
+            Self::TreatAsWithdraw => "treat-as-withdraw",
+        }
+    }
+}
+
 /// ROUTE-REFRESH (RFC 2918 §3, RFC 7313 §3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RouteRefresh {

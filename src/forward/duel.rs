@@ -36,11 +36,14 @@ pub enum Kind {
     Sysctl,
     /// The firewall table
     Firewall,
+    /// The table that counts traffic
+    Traffic,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Route, Self::Nexthop, Self::Tunnel, Self::Address, Self::Sysctl, Self::Firewall];
+    pub const ALL: [Self; 7] =
+        [Self::Route, Self::Nexthop, Self::Tunnel, Self::Address, Self::Sysctl, Self::Firewall, Self::Traffic];
 
     /// The name users see.
     pub const fn label(self) -> &'static str {
@@ -51,6 +54,7 @@ impl Kind {
             Self::Address => "address",
             Self::Sysctl => "sysctl",
             Self::Firewall => "firewall",
+            Self::Traffic => "traffic",
         }
     }
 }

@@ -142,6 +142,8 @@ pub struct Forwarder {
     winding_touched: bool,
     /// Next hops to tell the RIB of
     moved: BTreeSet<IpAddr>,
+    /// Next hops in use that are reached otherwise, since last asked
+    turned: BTreeSet<NextHop>,
     /// What came since the dump was asked for; applied again on top of it
     since_dump: Option<Vec<KernelEvent>>,
 }
@@ -165,6 +167,7 @@ impl Forwarder {
             winding: BTreeSet::new(),
             winding_touched: false,
             moved: BTreeSet::new(),
+            turned: BTreeSet::new(),
             since_dump: None,
         }
     }
@@ -616,6 +619,17 @@ impl Forwarder {
         (target(slot.wanted), target(slot.actual))
     }
 
+    /// The best ways that were set for a prefix, reached or not; none: it goes nowhere, or is dropped.
+    pub fn ways(&self, prefix: Prefix) -> SmallVec<[Way; 4]> {
+        let set = self.fib.slot(prefix).and_then(|slot| self.sets.get(slot.set));
+        set.map(|set| set.ranked.best.clone()).unwrap_or_default()
+    }
+
+    /// The next hops of routes that are reached otherwise than when last asked, sorted.
+    pub fn take_turned(&mut self) -> Vec<NextHop> {
+        std::mem::take(&mut self.turned).into_iter().collect()
+    }
+
     /// A device's name.
     pub fn device(&self, index: u32) -> Option<&str> {
         self.topology.link(index).map(|link| link.name.as_str())
@@ -672,23 +686,33 @@ impl Forwarder {
 
     /// Foreign routes of our table for prefixes we want, sorted.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let beside = self.topology.foreign().filter(|route| route.table == self.settings.table);
-        let known = beside.filter(|route| self.wants(route.prefix)).map(|route| Conflict {
+        let known = self.beside().map(|route| Conflict {
             prefix: route.prefix,
             protocol: Some(route.protocol),
             metric: route.metric,
             blocks: route.metric == self.settings.metric && self.is_blocked(route.prefix),
         });
-        // The kernel knows of one that we haven't heard of.
-        let unheard = self
-            .fib
-            .refused
-            .iter()
-            .filter(|(prefix, failure)| failure.error == OpError::Exists && !self.fib.rivals().contains_key(prefix))
-            .map(|(prefix, _)| Conflict { prefix, protocol: None, metric: self.settings.metric, blocks: true });
+        let metric = self.settings.metric;
+        let unheard = self.unheard().map(|prefix| Conflict { prefix, protocol: None, metric, blocks: true });
         let mut all: Vec<Conflict> = known.chain(unheard).collect();
         all.sort_by_key(|conflict| (conflict.prefix, conflict.metric));
         all
+    }
+
+    /// How many these are. Walks over all foreign routes.
+    pub fn conflict_count(&self) -> usize {
+        self.beside().count() + self.unheard().count()
+    }
+
+    fn beside(&self) -> impl Iterator<Item = &ForeignRoute> {
+        let ours = self.topology.foreign().filter(|route| route.table == self.settings.table);
+        ours.filter(|route| self.wants(route.prefix))
+    }
+
+    /// Prefixes of which the kernel knows a foreign route that we haven't heard of.
+    fn unheard(&self) -> impl Iterator<Item = Prefix> {
+        let exists = self.fib.refused.iter().filter(|(_, failure)| failure.error == OpError::Exists);
+        exists.map(|(prefix, _)| prefix).filter(|prefix| !self.fib.rivals().contains_key(prefix))
     }
 
     /// Next hops that need a tunnel and have none for want of a device, with the number of routes
@@ -703,6 +727,10 @@ impl Forwarder {
             }
         }
         affected.into_iter().collect()
+    }
+
+    pub(super) const fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     pub(super) const fn fib(&self) -> &Fib {
@@ -872,6 +900,8 @@ impl Forwarder {
             let chosen = |prefix| chosen(&self.fib, &self.sets, &self.gone, prefix);
             let context = Context { topology: &self.topology, settings: &self.settings, chosen: &chosen };
             let changed = self.next_hops.settle(&context, &mut self.moved);
+            let in_use = |next_hop: &&NextHop| self.next_hops.get(**next_hop).is_some_and(|one| one.sets > 0);
+            self.turned.extend(changed.iter().filter(in_use));
             if !changed.is_empty() {
                 self.touched.extend(self.sets.with_any(|way| changed.contains(&way.next_hop)));
             }

@@ -563,6 +563,14 @@ impl Objects {
         hops
     }
 
+    /// The devices of the hops that groups name.
+    pub(super) fn devices(&self) -> impl Iterator<Item = u32> {
+        self.known.values().filter(|object| object.users > 0).filter_map(|object| match object.wanted {
+            Some(Nexthop::Hop(hop, _)) => Some(hop.device),
+            _ => None,
+        })
+    }
+
     /// Whether a group names a hop.
     pub(super) fn names(&self, group: NexthopId, hop: NexthopId) -> bool {
         let nexthop = self.known.get(&group).and_then(|object| object.actual.as_ref());

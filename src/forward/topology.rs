@@ -140,14 +140,46 @@ impl Topology {
         std::mem::replace(&mut self.guessed, false)
     }
 
-    /// A link by index.
+    /// The prefixes of our addresses with their device.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = (Prefix, u32)> {
+        self.addresses.iter().map(|((_, device), prefix)| (*prefix, *device))
+    }
+
     /// Our addresses with their device, sorted.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         self.addresses.keys().copied()
     }
 
+    /// A link by index.
     pub(super) fn link(&self, device: u32) -> Option<&Link> {
         self.links.get(&device)
+    }
+
+    /// The longest foreign route that drops packets to an address.
+    pub(super) fn rejecting(&self, addr: IpAddr) -> Option<&ForeignRoute> {
+        let host = Prefix::host(addr);
+        let covers = self.ways.cover(&host).filter(|(prefix, _)| prefix.family() == host.family());
+        let rejects = covers.flat_map(|(_, ways)| ways).filter_map(|way| match way {
+            Way::Foreign(route) if route.kind == RouteKind::Reject => Some(route),
+            Way::Foreign(_) | Way::Connected { .. } => None,
+        });
+        rejects.last()
+    }
+
+    /// What lies within a prefix and is on the link of a device that is up, by the kernel's own
+    /// addresses and routes; loopback devices don't count.
+    pub(super) fn links_within(&self, within: Prefix) -> impl Iterator<Item = (Prefix, u32)> {
+        let device = |way: &Way| match way {
+            Way::Connected { device } => Some(*device),
+            Way::Foreign(route) => route.hops.iter().find(|hop| hop.gateway.is_none()).map(|hop| hop.device),
+        };
+        let up = |device: &u32| self.links.get(device).is_some_and(|link| link.up && !link.loopback);
+        let family = within.family();
+        let inside = self.ways.children(&within).filter(move |(prefix, _)| prefix.family() == family);
+        let links = inside.flat_map(move |(prefix, ways)| {
+            ways.iter().filter_map(device).map(|device| (prefix, device)).collect::<SmallVec<[_; 1]>>()
+        });
+        links.filter(move |(_, device)| up(device))
     }
 
     /// Whether packets can leave by a device.

@@ -232,6 +232,16 @@ impl Sysctl {
     }
 }
 
+/// The reverse path filter in force on a device: 0 off, 1 strict, 2 loose. The larger of its own value
+/// and that of `all` counts (ip-sysctl: `rp_filter`).
+pub fn rp_filter(device: &str) -> u8 {
+    let value = |of: &str| {
+        let text = fs::read_to_string(Path::new("/proc/sys/net/ipv4/conf").join(of).join("rp_filter"));
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    };
+    value("all").max(value(device))
+}
+
 /// A setting as it is, and whether it must be written.
 #[derive(Debug)]
 struct Found {

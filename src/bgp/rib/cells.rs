@@ -13,6 +13,10 @@ impl Cells {
         self.count == 0
     }
 
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     pub fn insert(&mut self, cell: u32) {
         let (word, bit) = (cell as usize / 64, 1 << (cell % 64));
         if word >= self.words.len() {

@@ -42,6 +42,7 @@ use smallvec::SmallVec;
 use crate::bgp::attrs::Attrs;
 use crate::bgp::policy::Reject;
 use crate::net::{Family, Prefix};
+use cells::Cells;
 use interner::Interner;
 use lots::{LotId, Lots};
 use peers::Peer;
@@ -209,12 +210,12 @@ pub struct Stats {
     pub prefixes: usize,
     /// Prefixes with a best path, per family: IPv4, IPv6
     pub selected: [usize; 2],
+    /// Prefixes with accepted paths, none of which has a next hop that can be reached
+    pub unreachable: usize,
     /// Paths, accepted or not
     pub paths: usize,
     /// Distinct attribute sets
     pub attribute_sets: usize,
-    /// Bytes taken, estimated
-    pub memory: usize,
 }
 
 /// The routing table.
@@ -230,6 +231,8 @@ pub struct Rib {
     paths: usize,
     /// Prefixes with a best path
     selected: [usize; 2],
+    /// Cells with accepted paths, none of them with a next hop that can be reached
+    unreachable: Cells,
 }
 
 impl Default for Rib {
@@ -249,6 +252,7 @@ impl Rib {
             walk: Walk::default(),
             paths: 0,
             selected: [0; 2],
+            unreachable: Cells::default(),
         }
     }
 
@@ -327,12 +331,13 @@ impl Rib {
     }
 
     /// The prefix in a cell, with its best path as of the last decision.
-    fn cell(&self, cell: u32) -> Option<(Prefix, Selected)> {
+    pub fn cell(&self, cell: u32) -> Option<(Prefix, Selected)> {
         let seen = self.table.get(Slot(cell))?;
         Some((seen.prefix(), self.selected(seen.entry)?))
     }
 
-    fn cell_count(&self) -> usize {
+    /// All cells in use are below this: what is walked in portions is walked by cell.
+    pub fn cell_count(&self) -> usize {
         self.table.cell_count()
     }
 
@@ -365,8 +370,19 @@ impl Rib {
         self.store.sets.iter().map(|attrs| &**attrs)
     }
 
-    /// Sizes.
+    /// Sizes. Their cost doesn't grow with the table.
     pub fn stats(&self) -> Stats {
+        Stats {
+            prefixes: self.table.len(),
+            selected: self.selected,
+            unreachable: self.unreachable.len(),
+            paths: self.paths,
+            attribute_sets: self.store.sets.len(),
+        }
+    }
+
+    /// Bytes taken, estimated by a walk over all sets of attributes.
+    pub fn memory(&self) -> usize {
         let set = |attrs: &Arc<Attrs>| {
             // Allocation header and reference counts of the set and its usual three lists.
             size_of::<Attrs>()
@@ -376,13 +392,7 @@ impl Rib {
                 + size_of_val(&*attrs.ext_communities)
                 + size_of_val(&*attrs.large_communities)
         };
-        Stats {
-            prefixes: self.table.len(),
-            selected: self.selected,
-            paths: self.paths,
-            attribute_sets: self.store.sets.len(),
-            memory: self.table.memory() + self.store.sets.memory() + self.store.sets.iter().map(set).sum::<usize>(),
-        }
+        self.table.memory() + self.store.sets.memory() + self.store.sets.iter().map(set).sum::<usize>()
     }
 }
 

@@ -45,10 +45,16 @@ impl Rib {
         entry.entry.dirty = false;
         entry.remove_dead(&mut self.store);
         let empty = entry.paths().is_empty();
+        let some = entry.paths().iter().any(|path| path.imported.is_some() && self.store.lots[path.lot].is_live());
         if let Some(change) = reselect(entry, slot.0, &mut self.store, metrics, selection) {
             let selected = &mut self.selected[change.prefix.family() as usize];
             *selected = *selected + usize::from(change.now.is_some()) - usize::from(change.was.is_some());
             changes.push(change);
+        }
+        if some && self.table.get(slot).is_some_and(|seen| seen.entry.best.is_none()) {
+            self.unreachable.insert(slot.0);
+        } else {
+            self.unreachable.take(slot.0);
         }
         if empty {
             self.table.remove(slot);

@@ -142,6 +142,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// What [`Self::label`] says of sessions that were lost, for series that begin at zero.
+    pub const LABELS: [&str; 7] = [
+        "hold_timer_expired",
+        "bfd_down",
+        "send_hold_timer_expired",
+        "notification_sent",
+        "notification_received",
+        "connection_lost",
+        "peer_restarted",
+    ];
+
     /// A word for metrics: few and stable.
     pub const fn label(&self) -> &'static str {
         match self {

@@ -110,7 +110,7 @@ impl Entry {
             none => none.insert(socket::sender(Family::of(self.remote.ip()), self.local, rand::random())?),
         };
         socket.send_to(&packet.encode(), self.remote)?;
-        self.metrics.sent.inc();
+        self.metrics.sent();
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl Engine {
                 let Some(arrived) = receiver.and_then(Receiver::receive) else { break };
                 match self.accept(&arrived, multihop) {
                     Ok((name, packet)) => self.update(name, |entry| {
-                        entry.metrics.received.inc();
+                        entry.metrics.received();
                         entry.session.received(now, &packet)
                     }),
                     Err(reason) => self.totals.discarded(reason),

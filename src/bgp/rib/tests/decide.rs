@@ -245,6 +245,15 @@ fn changes_are_only_what_changed() {
     assert_eq!(now, [(p(X), Some(2)), (p("11.0.0.0/8"), None)]);
     assert!(changes[1].hops.is_empty() && changes[1].was.is_some());
     assert_eq!(rib.explain(&p("11.0.0.0/8"), &dead, select(1))[0].verdict, Verdict::Unresolvable);
+    assert_eq!(rib.stats().unreachable, 1);
+    rib.next_hops_changed(&[ip("192.0.2.1")]);
+    decide(&mut rib, &anywhere, 1);
+    assert_eq!(rib.stats().unreachable, 0, "its next hop is back");
+    rib.next_hops_changed(&[ip("192.0.2.1")]);
+    decide(&mut rib, &dead, 1);
+    rib.update(PeerId(1), &withdraw(&["11.0.0.0/8"]));
+    decide(&mut rib, &dead, 1);
+    assert_eq!(rib.stats().unreachable, 0, "nobody announces it any more");
 }
 
 #[test]

@@ -333,7 +333,7 @@ impl World {
         decide(&mut self.rib, &anywhere, 1);
         self.rib.decide(&anywhere, select(1), 1, &mut Vec::new());
         let stats = self.rib.stats();
-        (stats.memory, stats.paths + stats.prefixes, self.rib.store.sets.holders(), self.rib.store.lots.len())
+        (self.rib.memory(), stats.paths + stats.prefixes, self.rib.store.sets.holders(), self.rib.store.lots.len())
     }
 }
 
