@@ -3,12 +3,21 @@
 //! Fields may be added; names and meaning of those that are here do not change. Times are RFC 3339
 //! in UTC, durations are seconds.
 
+mod events;
+mod explain;
+mod firewall;
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::events::{Event, EventKind, EventLine, Events, EventsQuery, Missed};
+pub use self::explain::{DialFailure, Fact, Holder, KernelAnswer, Notice, PeerExplanation, PeerOpen};
+pub use self::firewall::{DockerRule, Firewall, TunnelGuard};
+pub use self::traffic::{DeviceDrops, NodeTraffic, Passed, Paths, Traffic, TrafficStatus, Volume};
 use crate::net::{Asn, Family, Prefix};
 
 /// `wayleave status`
@@ -53,6 +62,12 @@ pub struct Status {
     pub tunnel: TunnelStatus,
     /// Source-NAT of container traffic that leaves the pools
     pub masquerade: Part,
+    /// What is let in and through
+    #[serde(default)]
+    pub firewall: Firewall,
+    /// Counting of traffic by remote node
+    #[serde(default)]
+    pub traffic: TrafficStatus,
     /// Kernel settings that a routed host needs
     pub sysctls: Vec<SysctlStatus>,
     /// What was put right after somebody removed or changed it, by kind; a kind that never needed it may
@@ -103,6 +118,9 @@ pub struct RibStatus {
     pub paths: usize,
     /// Distinct attribute sets
     pub attribute_sets: usize,
+    /// When a prefix last got another best path, or none
+    #[serde(default)]
+    pub last_change: Option<String>,
 }
 
 /// Wanted against actual kernel routes.
@@ -134,6 +152,27 @@ pub struct FibStatus {
     pub conflicts: Vec<Conflict>,
     /// Routes the kernel refused, at most 20
     pub failures: Vec<Failure>,
+    /// When a route or nexthop object was last written
+    #[serde(default)]
+    pub last_change: Option<String>,
+    /// The last comparison with the kernel's whole tables; none: not yet
+    #[serde(default)]
+    pub check: Option<FibCheck>,
+}
+
+/// Comparisons of the kernel's whole tables with what is known of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FibCheck {
+    /// When the last one ended
+    pub at: String,
+    /// Routes that it found wrong; they have been put right
+    pub routes: u64,
+    /// Nexthop objects that it found wrong
+    pub nexthops: u64,
+    /// Comparisons since start that found nothing wrong
+    pub agreed: u64,
+    /// Comparisons since start that did
+    pub differed: u64,
 }
 
 /// A foreign route for a prefix that we also have a route for.
@@ -200,7 +239,7 @@ pub struct SysctlStatus {
 /// Repairs of one kind.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Repairs {
-    /// `route`, `nexthop`, `tunnel`, `address`, `sysctl` or `firewall`
+    /// `route`, `nexthop`, `tunnel`, `address`, `sysctl`, `firewall` or `traffic`
     pub kind: String,
     /// Repairs since start
     pub count: u64,
@@ -290,6 +329,24 @@ pub struct Peer {
     pub export: String,
     /// Its BFD session; none: not configured
     pub bfd: Option<Bfd>,
+    /// Whether we never dial it
+    #[serde(default)]
+    pub passive: bool,
+    /// The last NOTIFICATION sent to it
+    #[serde(default)]
+    pub notification_sent: Option<Notice>,
+    /// The last NOTIFICATION that it sent
+    #[serde(default)]
+    pub notification_received: Option<Notice>,
+    /// The last dial that came to nothing
+    #[serde(default)]
+    pub dial_failure: Option<DialFailure>,
+    /// Its last OPEN
+    #[serde(default)]
+    pub open: Option<PeerOpen>,
+    /// Until when it is kept away for sending more than `max_prefixes`
+    #[serde(default)]
+    pub barred_until: Option<String>,
 }
 
 /// The BFD session beside a BGP session (RFC 5880). Intervals are seconds.
@@ -445,6 +502,30 @@ pub struct Explanation {
     pub agree: bool,
     /// The story in sentences
     pub story: Vec<String>,
+    /// What decides in one word: `as-wanted`, `outside`, `container`, … or what is wrong
+    #[serde(default)]
+    pub cause: String,
+    /// All of it in one sentence
+    #[serde(default)]
+    pub verdict: String,
+    /// Whether all is well
+    #[serde(default)]
+    pub ok: bool,
+    /// What is known, in the order of the way
+    #[serde(default)]
+    pub facts: Vec<Fact>,
+    /// What to do: sentences and commands
+    #[serde(default)]
+    pub advice: Vec<String>,
+    /// Who holds the address's subnet, by the store
+    #[serde(default)]
+    pub holder: Option<Holder>,
+    /// What the kernel does with traffic of this host, and of a container if there is a device for any
+    #[serde(default)]
+    pub lookups: Vec<KernelAnswer>,
+    /// The peers that have this address
+    #[serde(default)]
+    pub peers: Vec<PeerExplanation>,
 }
 
 /// One next hop of an explanation.
