@@ -13,9 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::Instrument;
 
 use crate::bfd::{self, State};
+use crate::daemon::journal::Named;
 use crate::daemon::peer::Command;
 use crate::io::bfd::{Hops, NewSession, Priority, Status, Thread};
 use crate::metrics::{BfdMetrics, Metrics};
+use crate::view::EventKind;
 
 /// By then the other side has answered if it ever does: three slow packets (RFC 5880 §6.8.3).
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
@@ -64,7 +66,7 @@ impl Running {
 
     /// Packets received and sent so far.
     pub fn packets(&self) -> (u64, u64) {
-        (self.metrics.received.get(), self.metrics.sent.get())
+        self.metrics.packets()
     }
 }
 
@@ -77,6 +79,8 @@ pub struct Watched<'a> {
     pub name: &'a str,
     /// Its task
     pub commands: &'a mpsc::Sender<Command>,
+    /// Tells what happens to it
+    pub journal: &'a Named,
 }
 
 /// The thread's owner.
@@ -119,7 +123,7 @@ impl Bfd {
             (Some(profile), _) => {
                 let (publish, status) = watch::channel(Status::default());
                 let metrics = self.metrics.bfd(peer.name);
-                tokio::spawn(follow(status.clone(), peer.commands.clone()).in_current_span());
+                tokio::spawn(follow(status.clone(), peer.commands.clone(), peer.journal.clone()).in_current_span());
                 let Profile { local, hops, settings } = profile;
                 let remote = peer.address;
                 let session = NewSession { remote, local, hops, settings, status: publish, metrics: metrics.clone() };
@@ -146,7 +150,7 @@ impl Bfd {
 }
 
 /// Tells the peer's task of failures, and the log of all changes, until the session ends.
-async fn follow(mut status: watch::Receiver<Status>, commands: mpsc::Sender<Command>) {
+async fn follow(mut status: watch::Receiver<Status>, commands: mpsc::Sender<Command>, journal: Named) {
     let mut before = Status::default();
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
@@ -154,21 +158,27 @@ async fn follow(mut status: watch::Receiver<Status>, commands: mpsc::Sender<Comm
             // An error: the peer's task has ended, and this session is about to.
             let _ = commands.send(Command::PathFailed { independent: now.session.independent }).await;
         }
-        tell(&before, &now);
+        tell(&before, &now, &journal);
         before = now;
     }
 }
 
-fn tell(before: &Status, now: &Status) {
+fn tell(before: &Status, now: &Status, journal: &Named) {
     if let Some(failure) = now.last_failure.filter(|_| now.failures > before.failures) {
         tracing::warn!(reason = %failure, "BFD session down");
+        journal.note(EventKind::Bfd, "down", Some(failure.to_string()));
     }
     let (was, is) = (before.session.state, now.session.state);
     match is {
-        State::Up if was != State::Up || now.failures > before.failures => tracing::info!("BFD session up"),
+        State::Up if was != State::Up || now.failures > before.failures => {
+            tracing::info!("BFD session up");
+            journal.note(EventKind::Bfd, "up", None);
+        }
         State::Down | State::Init if was == State::Up && now.failures == before.failures => {
             let peer = now.session.remote_state;
             tracing::info!(%peer, "BFD session down: taken down on purpose, or the peer's begins anew");
+            let cause = "taken down on purpose, or the peer's begins anew";
+            journal.note(EventKind::Bfd, "down, which is no failure", Some(cause.to_owned()));
         }
         _ => {}
     }
@@ -179,5 +189,6 @@ fn tell(before: &Status, now: &Status) {
     }
     if let Some(error) = now.error.as_ref().filter(|error| before.error.as_ref() != Some(error)) {
         tracing::warn!(error, "BFD packets can't be sent or received, trying again");
+        journal.note(EventKind::Bfd, "packets can't be sent or received", Some(error.clone()));
     }
 }

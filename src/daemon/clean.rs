@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::daemon::{drain, node};
+use crate::daemon::{drain, node, traffic};
 use crate::io::netlink::query;
 
 /// What was removed, and what could not be.
@@ -35,7 +35,8 @@ impl fmt::Display for Done {
     }
 }
 
-/// Routes and nexthop objects with our protocol number, the tunnel, the firewall table, the sysctls we changed.
+/// Routes and nexthop objects with our protocol number, the tunnel, the firewall table, the rule in `DOCKER-USER`, the sysctls
+/// we changed.
 pub fn clean(config: &Config) -> io::Result<Done> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -50,6 +51,9 @@ pub fn clean(config: &Config) -> io::Result<Done> {
             0
         });
         let (mut done, more) = node::tear_down(&config.state_dir).await;
+        errors.extend(more);
+        let (removed, more) = traffic::tear_down(&config.state_dir).await;
+        done.extend(removed);
         errors.extend(more);
         // Where it belongs is a wish of its own: only `undrain` takes it back.
         done.extend(drain::left_behind(&config.state_dir));

@@ -3,18 +3,22 @@
 use std::fmt::Display;
 use std::time::{Instant, SystemTime};
 
+use super::journal::{Journal, Note};
 use super::time;
 use crate::forward::duel::{Duel, Kind};
-use crate::view;
+use crate::view::{self, EventKind};
 
 /// It has become a duel: told once.
-pub fn begins(kind: Kind, what: &impl Display, by: Option<&str>) {
+pub fn begins(journal: &Journal, kind: Kind, what: &impl Display, by: Option<&str>) {
     let (kind, by) = (kind.label(), by.unwrap_or("unknown"));
+    let note = Note::new(EventKind::Duel, what.to_string(), "somebody keeps changing it, repairs are slowed down");
+    journal.note(note.because(format!("done by {by}")));
     tracing::error!(kind, %what, by, "somebody keeps changing what is ours, repairs are slowed down");
 }
 
 /// It is over.
-pub fn ends(kind: Kind, what: &impl Display) {
+pub fn ends(journal: &Journal, kind: Kind, what: &impl Display) {
+    journal.note(Note::new(EventKind::Duel, what.to_string(), "nobody changes it any more"));
     tracing::info!(kind = kind.label(), %what, "nobody changes it any more");
 }
 

@@ -7,7 +7,10 @@
 //! | `routing` | RIB, adj-ribs-out, forwarder | peers, kernel events, FIB writer, queries |
 //! | `cluster` | subnets leased from the store, the nodes in it | the store, control socket, `routing` |
 //! | `drain` | how far the node has left the network | control socket, a timer |
-//! | `node` | tunnel, sysctls, firewall table | events of its own, reload, timers |
+//! | `node` | tunnel, sysctls, firewall | events of its own, reload, timers |
+//! | `traffic` | the table that counts traffic, its sums | scrapes, control socket, events of its own, timers |
+//! | `journal` | what happened lately | everybody, without waiting |
+//! | `supervision` | what systemd is told | asks `routing`, `peers`, `node` for a sign of life |
 //! | FIB writer thread | the netlink socket that writes routes | routing |
 //! | BFD thread | all BFD sessions and their sockets | `peers`, its timers and sockets |
 //!
@@ -22,26 +25,33 @@ mod control;
 pub mod drain;
 mod duels;
 mod identity;
+mod journal;
 pub mod load;
 mod logging;
-mod node;
+pub mod node;
 mod peer;
 mod peers;
+mod readiness;
 mod routing;
 mod scrape;
 mod settings;
+mod supervision;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::journal::{Journal, Note};
 use crate::config::{self, Config, Overlay};
 use crate::io::netlink::query;
 use crate::metrics::Metrics;
-use crate::view;
+use crate::net::PerFamily;
+use crate::view::{self, EventKind};
 
 /// Inputs of the routing task that may wait.
 const ROUTING_QUEUE: usize = 256;
@@ -90,13 +100,16 @@ pub fn run(path: &Path) -> Result<(), Fatal> {
 #[derive(Clone)]
 struct Handles {
     routing: mpsc::Sender<routing::Query>,
+    numbers: watch::Receiver<Arc<routing::Numbers>>,
     peers: mpsc::Sender<peers::Request>,
     drains: mpsc::Sender<drain::Request>,
     drain: watch::Receiver<view::DrainStatus>,
     cluster: cluster::Handle,
     node: watch::Receiver<node::Status>,
+    traffic: traffic::Handle,
     file: watch::Receiver<view::ConfigStatus>,
     metrics: Arc<Metrics>,
+    journal: Journal,
     identity: identity::Identity,
     config: watch::Receiver<Arc<Config>>,
     bfd: Arc<OnceLock<crate::io::bfd::Priority>>,
@@ -105,37 +118,31 @@ struct Handles {
 
 async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     let since = SystemTime::now();
+    let supervision = supervision::Supervision::from_env();
     let identity = identity::find(&config).await?;
     // First of all: a second daemon must not touch what the first one owns.
     let control = crate::io::socket::listen(&config.control.socket)
         .map_err(|error| Fatal::start(format!("control socket {}", config.control.socket.display()), error))?;
+    let metrics = Arc::new(Metrics::new().map_err(|error| Fatal::start("metrics", error))?);
+    let journal = Journal::start(&config.state_dir, metrics.events.clone()).await;
+    journal.note(started(&identity));
     let file_config = Arc::new(config);
-    let cluster = cluster::Cluster::open(&file_config, &identity).await?;
+    let cluster = cluster::Cluster::open(&file_config, &identity, journal.clone()).await?;
     let overlay = cluster.as_ref().map(cluster::Cluster::overlay);
     let config = in_force(&file_config, overlay.as_ref());
-    let metrics = Arc::new(Metrics::new().map_err(|error| Fatal::start("metrics", error))?);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), node = identity.name, address = %identity.address,
-        router_id = %identity.router_id, asn = identity.asn.0, "started"
-    );
 
     let (inputs, input_queue) = mpsc::channel(ROUTING_QUEUE);
     let (queries, query_queue) = mpsc::channel(REQUESTS);
     let (node_requests, node_queue) = mpsc::channel(REQUESTS);
-    let (objects, guard) = abilities(&config).await;
-    let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone()).await;
+    let drain = drain::Drain::start(&config.state_dir, &identity.name, inputs.clone(), journal.clone()).await;
     let (drain_requests, drain_queue) = mpsc::channel(REQUESTS);
     let drain_status = drain.subscribe();
-    let mut node =
-        node::Node::new(Arc::clone(&config), identity.clone(), objects, Arc::clone(&metrics), inputs.clone())
-            .map_err(|error| Fatal::start("patrol thread", error))?;
+    let (node, routing, preserved) = forwarding(&config, &identity, &metrics, &inputs, &journal).await?;
     let node_status = node.subscribe();
-    let tunnel = node.bring_up().await;
-
-    let (routing, preserved) =
-        routing::Routing::start(Arc::clone(&config), &identity, Arc::clone(&metrics), tunnel, objects, guard).await?;
+    let numbers = routing.subscribe();
     let mut routing_task = tokio::spawn(routing.run(input_queue, query_queue));
-    let node_task = tokio::spawn(node.run(node_queue));
+    let (pings, node_pings) = mpsc::channel(REQUESTS);
+    let node_task = tokio::spawn(node.run(node_queue, node_pings));
 
     let (peer_requests, peer_queue) = mpsc::channel(REQUESTS);
     let bfd = Arc::default();
@@ -144,6 +151,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         identity.clone(),
         inputs.clone(),
         Arc::clone(&metrics),
+        journal.clone(),
         bfd::Bfd::new(Arc::clone(&metrics), Arc::clone(&bfd)),
         preserved,
         drain.farewell(),
@@ -151,18 +159,22 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     .map_err(|error| Fatal::start("listen", error))?;
     let peers_task = tokio::spawn(peers.run(peer_queue));
     let drain_task = tokio::spawn(drain.run(drain_queue, peer_requests.clone()));
-
     let around = cluster::Around { routing: queries.clone(), node: node_status.clone(), drain: drain_status.clone() };
     let (cluster_handle, cluster_requests) = cluster::Cluster::launch(cluster, &config, around);
-    let (file, file_status) = watch::channel(view::ConfigStatus {
-        file: path.display().to_string(),
-        loaded: now(),
-        error: None,
-        needs_restart: Vec::new(),
-    });
+    let (file, file_status) = watch::channel(loaded(&path));
     let (current, config_status) = watch::channel(Arc::clone(&config));
+    let counting = traffic::Around {
+        configs: config_status.clone(),
+        me: identity.name.clone(),
+        routing: queries.clone(),
+        cluster: cluster_handle.clone(),
+        metrics: Arc::clone(&metrics),
+        journal: journal.clone(),
+    };
     let handles = Handles {
+        traffic: traffic::Traffic::start(counting),
         routing: queries,
+        numbers,
         peers: peer_requests.clone(),
         drains: drain_requests.clone(),
         drain: drain_status,
@@ -170,13 +182,13 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         node: node_status,
         file: file_status,
         metrics: Arc::clone(&metrics),
+        journal: journal.clone(),
         identity,
         config: config_status,
         bfd,
         since,
     };
-    serve_metrics(&config, &handles).await?;
-    tokio::spawn(control::serve(control, handles));
+    answer(&config, control, handles, &supervision, pings).await?;
 
     let reload = Reload {
         path,
@@ -189,6 +201,8 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         peers: peer_requests.clone(),
         node: node_requests,
         metrics,
+        journal: journal.clone(),
+        supervision: supervision.clone(),
     };
     let outcome = tokio::select! {
         stopped = reload.until_stopped() => stopped,
@@ -198,19 +212,75 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         _ = drain_task => Err(Fatal::start("drain task", "ended unexpectedly")),
         _ = node_task => Err(Fatal::start("node task", "ended unexpectedly")),
     };
+    supervision.stopping();
     // Before the sessions end: what that does to the RIB must not reach the kernel.
     routing_task.abort();
-    let (done, finished) = oneshot::channel();
-    // Who leaves on purpose doesn't ask to be waited for.
-    let (left, leaves) = oneshot::channel();
-    let leaves = drain_requests.send(drain::Request::Exit(left)).await.is_ok() && leaves.await.unwrap_or_default();
-    if peer_requests.send(peers::Request::Exit { leaves, done }).await.is_ok() {
-        let _ = finished.await;
-    }
+    leave(&drain_requests, &peer_requests).await;
     // A stale socket is replaced at the next start; this is tidiness.
     let _ = std::fs::remove_file(&config.control.socket);
     tracing::info!("stopped, forwarding stays in place");
+    journal.note(stopped(&outcome));
+    journal.flush().await;
     outcome
+}
+
+/// The owners of what packets meet here. What the node has one of is brought up, the kernel's routes are taken
+/// over; in which families forwarding has outlived the former run.
+async fn forwarding(
+    config: &Arc<Config>,
+    identity: &identity::Identity,
+    metrics: &Arc<Metrics>,
+    inputs: &mpsc::Sender<routing::Input>,
+    journal: &Journal,
+) -> Result<(node::Node, routing::Routing, PerFamily<bool>), Fatal> {
+    let (objects, guard) = abilities(config).await;
+    let (tunnel_ends, learned) = watch::channel(node::KnownEnds::default());
+    let mut node = node::Node::new(
+        Arc::clone(config),
+        identity.clone(),
+        objects,
+        Arc::clone(metrics),
+        inputs.clone(),
+        learned,
+        journal.clone(),
+    )
+    .map_err(|error| Fatal::start("patrol thread", error))?;
+    let tunnel = node.bring_up().await;
+    let abilities = routing::Abilities { tunnel, objects, guard };
+    let told = routing::Told { tunnel_ends, journal: journal.clone() };
+    let (routing, preserved) =
+        routing::Routing::start(Arc::clone(config), identity, Arc::clone(metrics), abilities, told).await?;
+    Ok((node, routing, preserved))
+}
+
+/// The file was just read, and there was nothing wrong with it.
+fn loaded(path: &Path) -> view::ConfigStatus {
+    let file = path.display().to_string();
+    view::ConfigStatus { file, loaded: now(), error: None, needs_restart: Vec::new() }
+}
+
+/// Ends the sessions, as far as peers have to be told.
+async fn leave(drain: &mpsc::Sender<drain::Request>, peers: &mpsc::Sender<peers::Request>) {
+    let (done, finished) = oneshot::channel();
+    // Who leaves on purpose doesn't ask to be waited for.
+    let (left, leaves) = oneshot::channel();
+    let leaves = drain.send(drain::Request::Exit(left)).await.is_ok() && leaves.await.unwrap_or_default();
+    if peers.send(peers::Request::Exit { leaves, done }).await.is_ok() {
+        let _ = finished.await;
+    }
+}
+
+/// Says who is here, in the log and for the journal.
+fn started(identity: &identity::Identity) -> Note {
+    let version = env!("CARGO_PKG_VERSION");
+    let identity::Identity { name, address, router_id, asn } = identity;
+    tracing::info!(version, node = name, %address, %router_id, asn = asn.0, "started");
+    Note::new(EventKind::Daemon, "wayleave", format!("version {version} started as {name}, {address}, AS {}", asn.0))
+}
+
+fn stopped(outcome: &Result<(), Fatal>) -> Note {
+    let note = Note::new(EventKind::Daemon, "wayleave", "stopped, forwarding stays in place");
+    note.perhaps_because(outcome.as_ref().err().map(ToString::to_string))
 }
 
 /// Whether routes refer to nexthop objects, and these can be guarded: wanted, and known to the kernel.
@@ -229,12 +299,23 @@ async fn abilities(config: &Config) -> (bool, bool) {
     (objects, guard)
 }
 
-async fn serve_metrics(config: &Config, handles: &Handles) -> Result<(), Fatal> {
-    let Some(listen) = config.metrics.listen else { return Ok(()) };
-    let listener = tokio::net::TcpListener::bind(listen)
-        .await
-        .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
-    tokio::spawn(scrape::serve(listener, handles.clone()));
+/// From here on whoever asks is answered, and the supervisor knows it.
+async fn answer(
+    config: &Config,
+    control: UnixListener,
+    handles: Handles,
+    supervision: &supervision::Supervision,
+    pings: mpsc::Sender<supervision::Ping>,
+) -> Result<(), Fatal> {
+    if let Some(listen) = config.metrics.listen {
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
+        tokio::spawn(scrape::serve(listener, handles.clone()));
+    }
+    tokio::spawn(readiness::tell(handles.clone()));
+    tokio::spawn(control::serve(control, handles.clone()));
+    supervision.start(handles, pings);
     Ok(())
 }
 
@@ -257,6 +338,8 @@ struct Reload {
     peers: mpsc::Sender<peers::Request>,
     node: mpsc::Sender<Arc<Config>>,
     metrics: Arc<Metrics>,
+    journal: Journal,
+    supervision: supervision::Supervision,
 }
 
 impl Reload {
@@ -268,7 +351,11 @@ impl Reload {
         let mut interrupt = listen(SignalKind::interrupt())?;
         loop {
             tokio::select! {
-                _ = hangup.recv() => self.reload().await,
+                _ = hangup.recv() => {
+                    self.supervision.reloading();
+                    self.reload().await;
+                    self.supervision.ready();
+                }
                 () = changed(&mut self.overlay) => self.apply().await,
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -291,6 +378,8 @@ impl Reload {
                     tracing::error!(error, "reload refused, the former configuration stays");
                 }
                 self.metrics.reloads.with_label_values(&["refused"]).inc();
+                let refused = Note::new(EventKind::Config, self.subject(), "refused, the former configuration stays");
+                self.journal.note(refused.because(errors.join("; ")));
                 self.file.send_modify(|status| status.error = Some(errors.join("; ")));
                 return;
             }
@@ -310,7 +399,14 @@ impl Reload {
         }
         self.apply().await;
         self.metrics.reloads.with_label_values(&["done"]).inc();
+        self.journal.note(Note::new(EventKind::Config, self.subject(), reloaded(&changes)));
         tracing::info!(added = ?changes.peers_added, removed = ?changes.peers_removed, changed = ?changes.peers_changed, "reloaded");
+    }
+
+    /// What events of the file are about.
+    fn subject(&self) -> String {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        name.to_string_lossy().into_owned()
     }
 
     /// Hands the tasks what is in force now.
@@ -327,6 +423,22 @@ impl Reload {
     }
 }
 
+/// What a reload has brought.
+fn reloaded(changes: &config::Changes) -> String {
+    let settings: Vec<String> = changes.settings.iter().map(ToString::to_string).collect();
+    let waiting: Vec<String> = changes.needs_restart.iter().map(ToString::to_string).collect();
+    let parts = [
+        ("peers added", &changes.peers_added),
+        ("removed", &changes.peers_removed),
+        ("changed", &changes.peers_changed),
+        ("keys", &settings),
+        ("of these a restart is needed for", &waiting),
+    ];
+    let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+    let text: Vec<String> = parts.map(|(what, names)| format!("{what} {}", names.join(", "))).collect();
+    if text.is_empty() { "read again, nothing changed".to_owned() } else { format!("reloaded: {}", text.join("; ")) }
+}
+
 /// Waits for news; for ever, if none can come.
 async fn changed(overlay: &mut Option<watch::Receiver<Arc<Overlay>>>) {
     let news = match overlay {
@@ -341,6 +453,11 @@ async fn changed(overlay: &mut Option<watch::Receiver<Arc<Overlay>>>) {
 /// The time as the views show it.
 fn now() -> String {
     time(SystemTime::now())
+}
+
+/// A time as metrics show it: seconds of Unix time.
+fn unix(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// A time as the views show it.

@@ -3,6 +3,8 @@
 //! The task owns the session and its connections. What the session delivers goes to the routing
 //! task over a bounded queue; while that is full nothing is read, so TCP slows the peer down.
 
+mod news;
+mod record;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +21,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use self::news::News;
+pub use self::record::Record;
 use crate::bfd;
-use crate::bgp::message::{FaultOutcome, Message, Notification, Update};
+use crate::bgp::message::{Message, Notification, Update};
 use crate::bgp::rib::PeerId;
 use crate::bgp::session::{Action, Event, Negotiated, PerSide, Reason, Session, Settings, Side, State};
 use crate::bgp::wire::Cease;
 use crate::daemon::connection::Connection;
+use crate::daemon::journal::Named;
 use crate::daemon::routing::{Input, Up};
+use crate::explain::peer::DialError;
+use crate::io::drops;
 use crate::io::tcp::{self, ConnectError, ConnectOptions, StreamOptions, Unread};
 use crate::metrics::PeerMetrics;
 use crate::net::PerFamily;
@@ -99,6 +106,8 @@ pub struct Status {
     pub state: State,
     /// Since when
     pub since: SystemTime,
+    /// When the session came up or was lost, or else when the task began
+    pub changed: SystemTime,
     /// How the last session or attempt ended
     pub last_error: Option<(String, SystemTime)>,
     /// What was agreed on, while established
@@ -109,6 +118,8 @@ pub struct Status {
     pub established: u64,
     /// UPDATEs with malformed attributes
     pub malformed: u64,
+    /// What happened last
+    pub record: Arc<Record>,
 }
 
 impl Default for Status {
@@ -116,16 +127,38 @@ impl Default for Status {
         Self {
             state: State::Idle,
             since: SystemTime::now(),
+            changed: SystemTime::now(),
             last_error: None,
             negotiated: None,
             flaps: 0,
             established: 0,
             malformed: 0,
+            record: Arc::default(),
         }
     }
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, String>> + Send>>;
+/// Who is told of the session.
+#[derive(Debug)]
+pub struct Told {
+    /// Whoever looks
+    pub status: watch::Sender<Status>,
+    /// Counters
+    pub metrics: PeerMetrics,
+    /// The journal
+    pub journal: Named,
+}
+
+impl Status {
+    fn record(&mut self, note: impl FnOnce(&mut Record)) {
+        note(Arc::make_mut(&mut self.record));
+    }
+}
+
+/// A dial that came to nothing: why, and what an operator should read.
+type DialFailure = (DialError, String);
+
+type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, DialFailure>> + Send>>;
 
 /// The task's state.
 pub struct PeerTask {
@@ -141,6 +174,7 @@ pub struct PeerTask {
     actions: Vec<Action>,
     status: watch::Sender<Status>,
     metrics: PeerMetrics,
+    news: News,
     /// The session's last error that `status` has told of
     error_seen: Option<std::time::Instant>,
     stopping: bool,
@@ -160,9 +194,9 @@ impl PeerTask {
         restarting: Option<PerFamily<bool>>,
         commands: mpsc::Receiver<Command>,
         routing: mpsc::Sender<Input>,
-        status: watch::Sender<Status>,
-        metrics: PeerMetrics,
+        told: Told,
     ) -> Self {
+        let Told { status, metrics, journal } = told;
         let mut session = Session::new(profile.session.clone());
         session.set_restarting(restarting);
         Self {
@@ -177,6 +211,7 @@ impl PeerTask {
             actions: Vec::new(),
             status,
             metrics,
+            news: News::new(journal),
             error_seen: None,
             stopping: false,
             shut: false,
@@ -195,6 +230,7 @@ impl PeerTask {
 
     async fn work(&mut self) {
         let routing = self.routing.clone();
+        self.record(|record| record.drops = drops::tcp());
         self.handle(Event::Start);
         // Who has called already need not be called.
         while let Ok(command) = self.commands.try_recv() {
@@ -264,7 +300,11 @@ impl PeerTask {
                     self.handle(Event::Start);
                 }
             }
-            Command::Close(notification) => self.handle(Event::Close(notification)),
+            Command::Close(notification) => {
+                let until = SystemTime::now() + self.profile.session.long_back_off;
+                self.record(|record| record.barred = Some(until));
+                self.handle(Event::Close(notification));
+            }
             Command::Stop(notification) => {
                 self.handle(Event::Stop(notification));
                 self.stopping = true;
@@ -296,16 +336,25 @@ impl PeerTask {
         }
     }
 
-    fn dialled(&mut self, result: Result<TcpStream, String>) {
+    fn dialled(&mut self, result: Result<TcpStream, DialFailure>) {
         self.dial = None;
         match result {
             Ok(stream) => self.connected(Side::Outgoing, stream),
-            Err(error) => {
+            Err((kind, error)) => {
                 tracing::debug!(error, "connect failed");
-                self.status.send_modify(|status| status.last_error = Some((error, SystemTime::now())));
+                self.news.failed(&error);
+                let now = SystemTime::now();
+                self.status.send_modify(|status| {
+                    status.record(|record| record.dial = Some(((kind, error.clone()), now)));
+                    status.last_error = Some((error, now));
+                });
                 self.handle(Event::ConnectFailed);
             }
         }
+    }
+
+    fn record(&self, note: impl FnOnce(&mut Record)) {
+        self.status.send_modify(|status| status.record(note));
     }
 
     fn connected(&mut self, side: Side, stream: TcpStream) {
@@ -323,16 +372,24 @@ impl PeerTask {
     /// Takes whole messages out of the buffer until a batch is full or the session ends.
     fn read(&mut self, side: Side, read: &io::Result<usize>) {
         if matches!(read, Ok(0) | Err(_)) {
+            let state = self.session.state();
+            self.record(|record| record.closed = Some((state, SystemTime::now())));
             self.connections[side] = None;
             self.handle(Event::Disconnected(side));
             return;
         }
         while let Some(connection) = &mut self.connections[side] {
             match connection.next_message() {
-                Ok(Some(message)) => self.handle(Event::Received(side, message)),
+                Ok(Some(message)) => {
+                    if record::is_memorable(&message) {
+                        self.record(|record| record.heard(&message));
+                    }
+                    self.handle(Event::Received(side, message));
+                }
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(%error, "message can't be accepted");
+                    self.record(|record| record.malformed = Some((error.to_string(), SystemTime::now())));
                     self.handle(Event::Malformed(side, error.notification()));
                 }
             }
@@ -359,6 +416,7 @@ impl PeerTask {
             Action::Send(side, message) => {
                 if let Message::Notification(notification) = &message {
                     tracing::info!(%notification, "notification sent");
+                    self.record(|record| record.sent = Some((notification.clone(), SystemTime::now())));
                 }
                 if let Some(connection) = &self.connections[side] {
                     connection.send(&message);
@@ -381,6 +439,7 @@ impl PeerTask {
             Action::Down(down) => {
                 tracing::warn!(reason = %down.reason, graceful = down.graceful, "session lost");
                 self.metrics.flapped(down.reason.label());
+                self.news.lost(&down);
                 let restart = self.session_restart_time(down.graceful);
                 self.pending.push_back(Input::Down { peer: self.id, restart });
                 self.status.send_modify(|status| status.negotiated = None);
@@ -399,6 +458,7 @@ impl PeerTask {
         let local = connection.local.ip();
         let routes = connection.open_routes(ROUTES_QUEUE);
         tracing::info!(local = %local, hold_time = negotiated.hold_time, "session established");
+        self.news.established(self.profile.remote.ip(), &negotiated);
         let shown = show(&negotiated, local);
         self.status.send_modify(|status| status.negotiated = Some(shown));
         self.pending.push_back(Input::Up(Box::new(Up { peer: self.id, negotiated, local, routes })));
@@ -406,16 +466,16 @@ impl PeerTask {
 
     fn deliver(&mut self, update: Update) {
         for fault in &update.faults {
-            let outcome = match fault.outcome {
-                FaultOutcome::AttributeDiscard => "attribute-discard",
-                FaultOutcome::TreatAsWithdraw => "treat-as-withdraw",
-            };
+            let outcome = fault.outcome.label();
             self.metrics.malformed(outcome);
+            self.news.malformed(fault, outcome);
             tracing::warn!(attribute = fault.code, what = fault.what, outcome, "malformed attribute");
         }
         if !update.faults.is_empty() {
             self.status.send_modify(|status| status.malformed += 1);
         }
+        let announced = update.reach.iter().map(|reach| reach.prefixes.len()).sum();
+        self.metrics.changed(announced, update.withdrawn.len());
         match self.pending.back_mut() {
             Some(Input::Updates { updates, .. }) if updates.len() < BATCH => updates.push(update),
             _ => {
@@ -435,15 +495,25 @@ impl PeerTask {
         let error = self.session.last_error().filter(|error| self.error_seen != Some(error.at));
         let told = error.filter(|error| error.reason != Reason::ConnectFailed).map(|error| error.reason.to_string());
         self.error_seen = error.map(|error| error.at).or(self.error_seen);
+        if let Some(error) = &told {
+            self.news.failed(error);
+        }
         self.status.send_if_modified(|status| {
             if let Some(error) = &told {
                 status.last_error = Some((error.clone(), SystemTime::now()));
             }
             let changed = status.state != state;
             if changed {
+                if status.state == State::Established {
+                    // What the kernel drops from now on may be why it doesn't come back.
+                    status.record(|record| record.drops = drops::tcp());
+                }
                 tracing::debug!(from = %status.state, to = %state, "state changed");
-                status.state = state;
                 status.since = SystemTime::now();
+                if [status.state, state].contains(&State::Established) {
+                    status.changed = status.since;
+                }
+                status.state = state;
                 status.flaps = counters.flaps;
                 status.established = counters.established;
             }
@@ -470,19 +540,24 @@ fn show(negotiated: &Negotiated, local: IpAddr) -> view::Negotiated {
 }
 
 /// One attempt; the error is what an operator should read.
-async fn dial(profile: Profile) -> Result<TcpStream, String> {
+async fn dial(profile: Profile) -> Result<TcpStream, DialFailure> {
     let options = profile.connect_options();
-    match tokio::time::timeout(profile.dial_timeout, tcp::connect(&options)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(ConnectError::Io(_, error))) if error.kind() == io::ErrorKind::TimedOut => {
-            Err(options.silence_hint().to_owned())
-        }
-        Ok(Err(error)) => match std::error::Error::source(&error) {
-            Some(source) => Err(format!("{error}: {source}")),
-            None => Err(error.to_string()),
-        },
-        Err(_) => Err(options.silence_hint().to_owned()),
-    }
+    let silence = || (DialError::Silence, options.silence_hint().to_owned());
+    let error = match tokio::time::timeout(profile.dial_timeout, tcp::connect(&options)).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Err(_) => return Err(silence()),
+        Ok(Err(error)) => error,
+    };
+    let kind = match &error {
+        ConnectError::Io(_, error) if error.kind() == io::ErrorKind::TimedOut => return Err(silence()),
+        ConnectError::NoSuchSource(_) => DialError::NoSource,
+        ConnectError::Refused(_) => DialError::Refused,
+        ConnectError::Unreachable(_) => DialError::Unreachable,
+        ConnectError::Option(..) => DialError::Option,
+        ConnectError::Io(..) => DialError::Other,
+    };
+    let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+    Err((kind, format!("{error}{source}")))
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -492,7 +567,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn dialled(dial: &mut Option<Dial>) -> Result<TcpStream, String> {
+async fn dialled(dial: &mut Option<Dial>) -> Result<TcpStream, DialFailure> {
     match dial {
         Some(dial) => dial.await,
         None => std::future::pending().await,

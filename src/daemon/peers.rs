@@ -23,7 +23,8 @@ use crate::bgp::wire::{self, Cease};
 use crate::config::{Config, Peer, PeerAddress};
 use crate::daemon::bfd::{Bfd, Running, Watched};
 use crate::daemon::identity::Identity;
-use crate::daemon::peer::{Command, PeerTask, Profile, Status};
+use crate::daemon::journal::{Journal, Named};
+use crate::daemon::peer::{Command, PeerTask, Profile, Status, Told};
 use crate::daemon::routing::{Input, NewPeer};
 use crate::daemon::settings;
 use crate::io::tcp::{self, Listener, StreamOptions};
@@ -100,6 +101,7 @@ struct Handle {
     metrics: PeerMetrics,
     dynamic: bool,
     bfd: Option<Running>,
+    journal: Named,
     task: JoinHandle<()>,
 }
 
@@ -112,6 +114,7 @@ pub struct Peers {
     listeners: Vec<Arc<Listener>>,
     routing: mpsc::Sender<Input>,
     metrics: Arc<Metrics>,
+    journal: Journal,
     bfd: Bfd,
     next_id: u32,
     preserved: PerFamily<bool>,
@@ -132,11 +135,13 @@ impl Peers {
     /// Starts listening; peers start with [`run`](Self::run). `preserved`: in which families
     /// our forwarding state outlived the former run (RFC 4724 §4.1), as peers are told until the
     /// routing task says otherwise. `farewell`: the node is drained.
+    #[expect(clippy::too_many_arguments, reason = "each is the way to another owner")]
     pub fn new(
         config: Arc<Config>,
         identity: Identity,
         routing: mpsc::Sender<Input>,
         metrics: Arc<Metrics>,
+        journal: Journal,
         bfd: Bfd,
         preserved: PerFamily<bool>,
         farewell: Option<Notification>,
@@ -160,6 +165,7 @@ impl Peers {
             listeners,
             routing,
             metrics,
+            journal,
             bfd,
             next_id: 0,
             preserved,
@@ -259,11 +265,12 @@ impl Peers {
             // A new task's queue has room.
             let _ = commands.try_send(Command::Accepted(early.stream));
         }
-        let task =
-            PeerTask::new(id, profile, Some(self.preserved), queue, self.routing.clone(), publish, metrics.clone());
+        let journal = self.journal.of(&name);
+        let told = Told { status: publish, metrics: metrics.clone(), journal: journal.clone() };
+        let task = PeerTask::new(id, profile, Some(self.preserved), queue, self.routing.clone(), told);
         let mut bfd = None;
         let wanted = settings::bfd(&self.identity, &peer, address, self.farewell.is_some());
-        let watched = Watched { address, name: peer.metrics_label(), commands: &commands };
+        let watched = Watched { address, name: peer.metrics_label(), commands: &commands, journal: &journal };
         self.bfd.bring(&watched, wanted, &mut bfd).instrument(info_span!("peer", name)).await;
         let restarts = self.farewell.is_none() && self.preserved.iter().any(|(_, preserved)| *preserved);
         let first = bfd.clone().filter(|_| restarts).map(Running::answered);
@@ -274,7 +281,8 @@ impl Peers {
             task.run().await;
         };
         let task = tokio::spawn(run.instrument(info_span!("peer", name)));
-        self.known.insert(address, Handle { id, name, config: peer, commands, status, metrics, dynamic, bfd, task });
+        let handle = Handle { id, name, config: peer, commands, status, metrics, dynamic, bfd, journal, task };
+        self.known.insert(address, handle);
     }
 
     /// Brings a peer's BFD session to what its settings say, or to its end.
@@ -282,9 +290,10 @@ impl Peers {
         let Some(handle) = self.known.get_mut(&address) else { return };
         let wanted =
             settings::bfd(&self.identity, &handle.config, address, self.farewell.is_some()).filter(|_| configured);
-        let peer = Watched { address, name: handle.config.metrics_label(), commands: &handle.commands };
-        let span = info_span!("peer", name = handle.name);
-        self.bfd.bring(&peer, wanted, &mut handle.bfd).instrument(span).await;
+        let Handle { name, config, commands, journal, bfd, .. } = handle;
+        let peer = Watched { address, name: config.metrics_label(), commands, journal };
+        let span = info_span!("peer", name);
+        self.bfd.bring(&peer, wanted, bfd).instrument(span).await;
     }
 
     fn profile(&self, address: IpAddr, peer: &Peer, id: PeerId) -> Profile {

@@ -23,6 +23,8 @@ use crate::net::{Family, PerFamily, Prefix};
 
 /// How long an attempt to connect may take at most; less where `connect_retry` is less.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// So long no session gives up a dial for another one.
+const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What marks a route as ours.
 pub fn ours(config: &Config) -> Ours {
@@ -44,7 +46,7 @@ pub fn profile(identity: &Identity, peer: &config::Peer, address: IpAddr, id: Pe
         local: local_address(identity, peer, address),
         password: peer.password.as_ref().map(|password| password.expose().into()),
         stream: StreamOptions { ttl, user_timeout: None },
-        dial_timeout: peer.connect_retry.min(DIAL_LIMIT),
+        dial_timeout: dial_timeout(peer.connect_retry),
         session: session::Settings {
             local_asn: identity.asn,
             peer_asn: peer.asn,
@@ -60,6 +62,12 @@ pub fn profile(identity: &Identity, peer: &config::Peer, address: IpAddr, id: Pe
             seed: rand::random::<u64>() ^ u64::from(id.0),
         },
     }
+}
+
+/// How long a dial may take. Less than after which the session begins another one (three quarters of
+/// `connect_retry`, or 4 s), so that silence is noticed as such and told.
+fn dial_timeout(connect_retry: Duration) -> Duration {
+    (connect_retry * 7 / 10).max(connect_retry.min(DIAL_PATIENCE)).min(DIAL_LIMIT)
 }
 
 /// Our end: as the file says, else the node's address towards iBGP peers, else the kernel's choice.
@@ -239,6 +247,18 @@ pub fn preserved(config: &Config, own: impl Iterator<Item = Prefix>, uptime: Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dial_fails_before_the_session_begins_another() {
+        for seconds in 1..=60 {
+            let retry = Duration::from_secs(seconds);
+            let (dial, session) = (dial_timeout(retry), (retry * 3 / 4).max(Duration::from_secs(4)));
+            assert!(
+                dial < session && dial <= retry && dial >= retry.min(Duration::from_secs(3)),
+                "{retry:?}: {dial:?}"
+            );
+        }
+    }
 
     #[test]
     fn what_has_outlived_the_former_run() {

@@ -7,6 +7,7 @@
 
 mod backend;
 mod memory;
+mod news;
 mod shown;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::backend::{Backend, Follower};
 use self::memory::{Memory, Network};
+use self::news::News;
 pub use self::shown::Shown;
 use crate::cluster::claim::Claim;
 use crate::cluster::keys::Keys;
@@ -29,6 +31,7 @@ use crate::cluster::node::{Alive, Node};
 use crate::cluster::{Expect, Outcome, Write, flannel};
 use crate::config::{Config, Overlay, Store};
 use crate::daemon::identity::Identity;
+use crate::daemon::journal::Journal;
 use crate::daemon::{Fatal, node, routing};
 use crate::io::etcd;
 use crate::net::{Family, Prefix};
@@ -84,6 +87,11 @@ impl Handle {
     /// What is to be seen.
     pub fn shown(&self) -> Arc<Shown> {
         Arc::clone(&self.shown.borrow())
+    }
+
+    /// Follows what is to be seen.
+    pub fn follow(&self) -> watch::Receiver<Arc<Shown>> {
+        self.shown.clone()
     }
 
     /// Why the node can't be ready for containers yet.
@@ -158,6 +166,7 @@ pub struct Cluster {
     forgetting: Option<Writing>,
     orders: Vec<Order>,
     history: VecDeque<view::LeaseEvent>,
+    news: News,
     again: Option<Instant>,
     overlay: watch::Sender<Arc<Overlay>>,
     shown: watch::Sender<Arc<Shown>>,
@@ -176,7 +185,7 @@ enum Wake {
 
 impl Cluster {
     /// With what `state_dir` says; `None`: all stands in the file. Decides nothing before [`launch`](Self::launch).
-    pub async fn open(config: &Arc<Config>, identity: &Identity) -> Result<Option<Self>, Fatal> {
+    pub async fn open(config: &Arc<Config>, identity: &Identity, journal: Journal) -> Result<Option<Self>, Fatal> {
         let (keys, ttl) = match &config.store {
             Store::Etcd(etcd) => (Keys::new(&etcd.prefix), etcd.ttl),
             Store::Embedded if config.network.subnets.is_some() => return Ok(None),
@@ -217,6 +226,7 @@ impl Cluster {
             forgetting: None,
             orders: Vec::new(),
             history: VecDeque::new(),
+            news: News::new(journal),
             again: None,
             overlay: watch::channel(Arc::default()).0,
             shown: watch::channel(Arc::default()).0,
@@ -310,6 +320,7 @@ impl Cluster {
                 return;
             }
         };
+        self.news.store(&changes);
         for change in changes {
             if let Change::Bad { key, why } = &change {
                 tracing::warn!(key, why, "what stands in the store can't be read");
@@ -469,6 +480,10 @@ impl Cluster {
 
     /// Everything that follows from what was taken in.
     async fn settle(&mut self, around: &Around) {
+        let health = self.health.as_ref().map(|health| health.borrow().clone());
+        if let Some(health) = &health {
+            self.news.health(health);
+        }
         self.step(false).await;
         self.publish();
         self.show_up(around);
@@ -515,6 +530,7 @@ impl Cluster {
                 shown::Weight::Warning => tracing::warn!("{text}"),
                 shown::Weight::News => tracing::info!("{text}"),
             }
+            self.news.lease(&said);
             self.note(text);
         }
         let saved = self.memory.keep_lease(self.lease.memory()).await;
@@ -545,6 +561,7 @@ impl Cluster {
         let plan = self.mesh.plan(&me, listed.then_some(&view), &self.sessions.sessions, at.into_std());
         self.again = [self.again, plan.again.map(Instant::from_std)].into_iter().flatten().min();
         self.plan = if self.config.bgp.mesh && !self.lease.memory().left { plan } else { Plan::default() };
+        self.news.plan(&self.plan);
         let network = Network { nodes: self.mesh.memory(), pools: self.pools().unwrap_or_default() };
         if network != self.network {
             self.network = network;
@@ -632,7 +649,9 @@ impl Cluster {
             return;
         }
         self.shown_at = Some(now);
-        self.shown.send_replace(Arc::new(Shown::of(self)));
+        let shown = Shown::of(self);
+        self.news.held(&shown.lease.subnets);
+        self.shown.send_replace(Arc::new(shown));
     }
 
     /// The sign of life is there while we show ourselves.

@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep_until};
 use self::phases::Phases;
 pub use self::phases::Stage;
 use crate::bgp::message::Notification;
+use crate::daemon::journal::{Journal, Note};
 use crate::daemon::routing::Input;
 use crate::daemon::{peers, time};
 use crate::io::files;
-use crate::view::DrainStatus;
+use crate::view::{DrainStatus, EventKind};
 
 /// Where it is remembered, in `state_dir`.
 const FILE: &str = "drain.json";
@@ -78,11 +79,12 @@ pub struct Drain {
     status: watch::Sender<DrainStatus>,
     routing: mpsc::Sender<Input>,
     told: Option<oneshot::Receiver<()>>,
+    journal: Journal,
 }
 
 impl Drain {
     /// Goes on where a former run was; the routing task is told before any peer can be.
-    pub async fn start(state_dir: &Path, node: &str, routing: mpsc::Sender<Input>) -> Self {
+    pub async fn start(state_dir: &Path, node: &str, routing: mpsc::Sender<Input>, journal: Journal) -> Self {
         let now = Instant::now().into_std();
         let file = state_dir.join(FILE);
         let (phases, order) = match recall(&file) {
@@ -109,10 +111,12 @@ impl Drain {
             status: watch::channel(DrainStatus::default()).0,
             routing,
             told: None,
+            journal,
         };
         drain.publish();
         if drain.phases.stage() != Stage::Present {
             tracing::warn!(stage = drain.phases.stage().name(), "{}", *drain.status.borrow());
+            drain.tell(&format!("as before the start: {}", drain.phases.stage().name()));
             drain.tell_routing().await;
         }
         drain
@@ -212,6 +216,12 @@ impl Drain {
         }
         self.done = stage == Stage::Closed;
         self.publish();
+        self.tell(match stage {
+            Stage::Present => "drain taken back, announcing again",
+            Stage::Signalled => "draining: all routes are marked as about to go away",
+            Stage::Withdrawn => "draining: all routes withdrawn",
+            Stage::Closed => "drained: all sessions closed",
+        });
         match stage {
             Stage::Present => tracing::info!("drain taken back, announcing again"),
             Stage::Signalled => tracing::info!(
@@ -222,6 +232,16 @@ impl Drain {
             Stage::Withdrawn => tracing::info!("draining: all routes withdrawn"),
             Stage::Closed => tracing::info!("drained: all sessions closed"),
         }
+    }
+
+    fn tell(&self, what: &str) {
+        let Order { by, reason, .. } = &self.order;
+        let order = match (by, reason) {
+            _ if self.phases.stage() == Stage::Present => None,
+            (Some(by), Some(reason)) => Some(format!("{by}: {reason}")),
+            (by, reason) => by.clone().or_else(|| reason.clone()),
+        };
+        self.journal.note(Note::new(EventKind::Drain, &self.node, what).perhaps_because(order));
     }
 
     async fn tell_routing(&mut self) {
@@ -331,7 +351,7 @@ mod tests {
         let (routing, inputs) = mpsc::channel(16);
         let (peer_requests, peers) = mpsc::channel(16);
         let (requests, queue) = mpsc::channel(16);
-        let drain = Drain::start(dir.path(), "host-a", routing).await;
+        let drain = Drain::start(dir.path(), "host-a", routing, Journal::nobody()).await;
         let status = drain.subscribe();
         let task = tokio::spawn(drain.run(queue, peer_requests));
         Scene { dir, inputs, peers, requests, status, task }

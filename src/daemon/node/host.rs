@@ -44,6 +44,11 @@ impl Host {
         }
     }
 
+    /// Whether an event is about a link that is not known yet.
+    pub(super) fn is_new(&self, event: &KernelEvent) -> bool {
+        matches!(event, KernelEvent::Link(link) if !self.links.contains_key(&link.index))
+    }
+
     /// MTU of the device that has the node's address; Ethernet's if none has it.
     pub(super) fn underlay_mtu(&self, address: IpAddr) -> u32 {
         let on = self.addresses.iter().filter(|on| on.addr == address).filter_map(|on| self.links.get(&on.device));
@@ -51,6 +56,11 @@ impl Host {
         let device = on.into_iter().find(|link| !link.loopback);
         let up = || self.links.values().filter(|link| link.up && !link.loopback && link.name != TUNNEL);
         device.map_or_else(|| up().map(|link| link.mtu).min().unwrap_or(1500), |link| link.mtu)
+    }
+
+    /// Whether a device can carry packets; none: it is not there.
+    pub(super) fn carries(&self, name: &str) -> Option<bool> {
+        self.links.values().find(|link| link.name == name).map(|link| link.up && link.carrier)
     }
 
     /// Devices with an address outside the pools: towards routers, not towards containers. Addresses of

@@ -7,15 +7,21 @@
 //! | file | what it knows |
 //! | --- | --- |
 //! | `host` | links and addresses, and what follows from them |
-//! | `tunnel`, `sysctls`, `firewall` | a thing: wanted, found, put right |
+//! | `tunnel`, `sysctls`, `firewall`, `docker` | a thing: wanted, found, put right |
+//! | `guard` | who may send IP-in-IP to us |
+//! | `firewalld` | what an operator has to tell it |
 //! | `subnet_file` | which subnet is ours, for scripts |
 //! | `patrol` | looks often at what tells of no change |
 //! | `repairs` | what was put right, and with whom it is fought over |
 
+mod docker;
 mod firewall;
+mod firewalld;
+mod guard;
 mod host;
+mod news;
 mod patrol;
-mod repairs;
+pub(in crate::daemon) mod repairs;
 mod subnet_file;
 mod sysctls;
 mod tunnel;
@@ -28,8 +34,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use self::docker::Docker;
 use self::firewall::Firewall;
+pub use self::firewall::refused;
+use self::firewalld::Firewalld;
+pub use self::firewalld::advice as firewalld_advice;
+use self::guard::Guard;
+pub use self::guard::KnownEnds;
 use self::host::Host;
+use self::news::News;
 use self::patrol::{Noticed, Patrol};
 use self::repairs::Repairs;
 use self::subnet_file::SubnetFile;
@@ -37,10 +50,12 @@ use self::sysctls::Sysctls;
 use self::tunnel::Device;
 use crate::config::Config;
 use crate::daemon::identity::Identity;
+use crate::daemon::journal::Journal;
 use crate::daemon::routing::Input;
+use crate::daemon::supervision::Ping;
 use crate::firewall::Ruleset;
 use crate::io::netlink::host::{Heard, HostWatch};
-use crate::io::netlink::query;
+use crate::io::netlink::{nftables, query};
 use crate::io::nft;
 use crate::io::suspects;
 use crate::io::sysctl::Sysctl;
@@ -61,8 +76,10 @@ pub struct Status {
     pub tunnel: view::TunnelStatus,
     /// Kernel settings
     pub sysctls: Vec<view::SysctlStatus>,
-    /// The firewall table
+    /// Source-NAT
     pub masquerade: view::Part,
+    /// The firewall, but for what was counted
+    pub firewall: view::Firewall,
     /// What was put right
     pub repairs: Vec<view::Repairs>,
     /// What is fought over
@@ -80,16 +97,23 @@ pub struct Node {
     host: Host,
     device: Device,
     sysctls: Sysctls,
+    guard: Guard,
     firewall: Firewall,
+    docker: Docker,
+    firewalld: Firewalld,
     subnet_file: SubnetFile,
     repairs: Repairs,
+    news: News,
 }
 
 /// What the task wakes up for.
 enum Wake {
     Reload(Arc<Config>),
     Host(io::Result<Heard>),
-    Firewall(crate::io::netlink::nftables::Heard),
+    Firewall(nftables::Heard),
+    Docker(nftables::Heard),
+    Firewalld(nftables::Heard),
+    Ends,
     Patrol(Noticed),
     Again,
     Look,
@@ -103,19 +127,25 @@ impl Node {
         objects: bool,
         metrics: Arc<Metrics>,
         routing: mpsc::Sender<Input>,
+        learned: watch::Receiver<KnownEnds>,
+        journal: Journal,
     ) -> io::Result<Self> {
         Ok(Self {
-            sysctls: Sysctls::new(Sysctl::new(&config.state_dir), Patrol::start()?, objects),
+            sysctls: Sysctls::new(Sysctl::new(&config.state_dir), Patrol::start()?, objects, journal.clone()),
             config,
             identity,
-            repairs: Repairs::new(Arc::clone(&metrics)),
-            metrics,
+            repairs: Repairs::new(Arc::clone(&metrics), journal.clone()),
+            news: News::new(journal),
             status: watch::channel(Status::default()).0,
             routing,
             watch: None,
             host: Host::default(),
             device: Device::default(),
-            firewall: Firewall::default(),
+            guard: Guard::new(learned),
+            firewall: Firewall::new(Arc::clone(&metrics)),
+            docker: Docker::default(),
+            firewalld: Firewalld::default(),
+            metrics,
             subnet_file: SubnetFile::default(),
         })
     }
@@ -126,21 +156,31 @@ impl Node {
     }
 
     /// Runs until the daemon exits.
-    pub async fn run(mut self, mut reloads: mpsc::Receiver<Arc<Config>>) {
+    pub async fn run(mut self, mut reloads: mpsc::Receiver<Arc<Config>>, mut pings: mpsc::Receiver<Ping>) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is immediate, and `bring_up` has just been called.
         look.tick().await;
         loop {
-            let again = [self.device.again, self.firewall.again].into_iter().flatten().min();
-            let Self { watch, firewall, sysctls, .. } = &mut self;
+            let again = [self.device.again, self.firewall.again, self.docker.again, self.firewalld.again]
+                .into_iter()
+                .flatten()
+                .min();
+            let Self { watch, firewall, docker, firewalld, guard, sysctls, .. } = &mut self;
             let wake = tokio::select! {
                 config = reloads.recv() => match config {
                     Some(config) => Wake::Reload(config),
                     None => return,
                 },
+                Some(ping) = pings.recv() => {
+                    let _ = ping.send(());
+                    continue;
+                }
                 heard = hear(watch) => Wake::Host(heard),
                 heard = firewall.heard() => Wake::Firewall(heard),
+                heard = docker.heard() => Wake::Docker(heard),
+                heard = firewalld.heard() => Wake::Firewalld(heard),
+                () = guard.heard() => Wake::Ends,
                 noticed = sysctls.noticed() => Wake::Patrol(noticed),
                 () = until(again) => Wake::Again,
                 _ = look.tick() => Wake::Look,
@@ -154,6 +194,12 @@ impl Node {
                 }
                 Wake::Host(heard) => self.heard(heard).await,
                 Wake::Firewall(heard) => self.firewall.take(heard) && self.check_firewall().await,
+                Wake::Docker(heard) => self.docker.take(&heard) && self.check_docker().await,
+                Wake::Firewalld(heard) => {
+                    self.firewalld.take(&heard);
+                    false
+                }
+                Wake::Ends => self.follow_firewall().await,
                 Wake::Patrol(Noticed::Setting) => {
                     self.check_sysctls();
                     false
@@ -175,7 +221,11 @@ impl Node {
     pub async fn bring_up(&mut self) -> Option<u32> {
         self.read_host().await;
         self.follow(true).await;
-        self.firewall.bring_up(&self.config).await;
+        self.guard.adopt().await;
+        self.guard.look().await;
+        self.bring_up_firewall().await;
+        self.docker.bring_up(&self.config, &mut self.repairs).await;
+        self.check_firewalld().await;
         self.publish();
         self.device.index
     }
@@ -201,6 +251,7 @@ impl Node {
         if self.device.index != before {
             self.sysctls.renew();
         }
+        self.news.links(&self.host, &self.config.network.pools);
         self.sysctls.bring_up(&self.config, &self.host, self.device.index.is_some());
         self.subnet_file.bring_up(&self.config, self.host.underlay_mtu(self.identity.address));
     }
@@ -226,15 +277,24 @@ impl Node {
         if heard.events.is_empty() {
             return false;
         }
-        let mut touched = false;
+        let (mut touched, mut new) = (false, false);
         for (event, port) in heard.events {
+            new |= self.host.is_new(&event);
             if self.device.is_concerned(&event) {
                 touched = true;
                 self.device.by = suspects::netlink_port(port).or(self.device.by.take());
             }
             self.host.apply(event);
         }
+        let before = self.device.index;
         self.follow(touched).await;
+        if new {
+            // It may be a tunnel.
+            self.guard.look().await;
+        }
+        if new || self.device.index != before {
+            self.follow_firewall().await;
+        }
         true
     }
 
@@ -250,12 +310,19 @@ impl Node {
     async fn again(&mut self) -> bool {
         let now = Instant::now().into_std();
         let due = |again: Option<std::time::Instant>| again.is_some_and(|at| at <= now);
-        let firewall = due(self.firewall.again);
+        let (firewall, docker) = (due(self.firewall.again), due(self.docker.again));
+        let firewalld = due(self.firewalld.again);
         if due(self.device.again) {
             self.follow(true).await;
         }
         if firewall {
             self.check_firewall().await;
+        }
+        if docker {
+            self.docker.patrol(&mut self.repairs).await;
+        }
+        if firewalld {
+            self.check_firewalld().await;
         }
         true
     }
@@ -266,8 +333,28 @@ impl Node {
         self.read_host().await;
         self.check_sysctls();
         self.follow(true).await;
-        self.firewall.look(&self.config, &mut self.repairs).await;
+        self.guard.look().await;
+        let guard = self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
+        self.firewall.look(&self.config, guard, &mut self.repairs).await;
+        self.docker.bring_up(&self.config, &mut self.repairs).await;
+        self.check_firewalld().await
+    }
+
+    async fn bring_up_firewall(&mut self) -> bool {
+        let guard = self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
+        self.firewall.bring_up(&self.config, guard).await;
         true
+    }
+
+    /// The same for news. What the kernel refuses waits for the next look: each try starts a program, and the tunnel
+    /// must not wait for it.
+    async fn follow_firewall(&mut self) -> bool {
+        if self.firewall.is_refused() {
+            // Taken in all the same.
+            self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
+            return false;
+        }
+        self.bring_up_firewall().await
     }
 
     fn check_sysctls(&mut self) {
@@ -279,15 +366,60 @@ impl Node {
         true
     }
 
+    async fn check_docker(&mut self) -> bool {
+        self.docker.touched(&mut self.repairs).await;
+        true
+    }
+
+    async fn check_firewalld(&mut self) -> bool {
+        self.firewalld.check(&self.config, &self.identity, &self.host).await;
+        true
+    }
+
     fn publish(&self) {
         let (repairs, duels) = self.repairs.show(Instant::now().into_std());
-        self.status.send_replace(Status {
+        let now = Status {
             tunnel: self.device.status.clone(),
             sysctls: self.sysctls.status.clone(),
-            masquerade: self.firewall.status.clone(),
+            masquerade: self.show_masquerade(),
+            firewall: self.show_firewall(),
             repairs,
             duels,
-        });
+        };
+        self.news.parts(&self.status.borrow(), &now);
+        self.status.send_replace(now);
+    }
+}
+
+impl Node {
+    fn show_masquerade(&self) -> view::Part {
+        let network = &self.config.network;
+        let subnets = network.subnets.as_ref().is_some_and(|subnets| !subnets.is_empty());
+        let enabled = network.masquerade && subnets && self.config.kernel.install;
+        view::Part { enabled, error: self.firewall.error.clone().filter(|_| enabled) }
+    }
+
+    fn show_firewall(&self) -> view::Firewall {
+        let docker = self.docker.show();
+        let (guard, waits) = (self.firewall.guard(), self.guard.waits);
+        let tunnel_guard = view::TunnelGuard {
+            enabled: self.guard.is_wanted,
+            in_force: guard.is_some(),
+            waits: waits.map(str::to_owned),
+            known_ends: guard.map_or(0, |guard| guard.ends.len() + guard.prefixes.len()),
+            ..view::TunnelGuard::default()
+        };
+        let parts = [
+            self.firewall.in_force(),
+            (!docker.tools.is_empty() || docker.error.is_some()).then(|| docker.error.is_none()),
+        ];
+        view::Firewall {
+            in_force: parts.into_iter().flatten().reduce(|all, one| all && one),
+            error: self.firewall.error.clone(),
+            tunnel_guard,
+            docker,
+            firewalld: self.firewalld.commands.clone(),
+        }
     }
 }
 
@@ -321,7 +453,8 @@ pub async fn tear_down(state_dir: &Path) -> (Vec<String>, Vec<String>) {
         Ok(false) => {}
         Err(error) => errors.push(format!("device {TUNNEL}: {}", with_source(&error))),
     }
-    let ruleset = Ruleset { table: TABLE.to_owned(), subnets: Vec::new(), pools: Vec::new(), masquerade: false };
+    let (subnets, pools) = (Vec::new(), Vec::new());
+    let ruleset = Ruleset { table: TABLE.to_owned(), subnets, pools, masquerade: false, guard: None };
     match nft::apply(&ruleset.remove_script()).await {
         Ok(()) => done.push(format!("nftables table inet {TABLE} removed, if it was there")),
         // Where there is no nft, in the kernel or as a program, there is no table of ours.
@@ -329,6 +462,9 @@ pub async fn tear_down(state_dir: &Path) -> (Vec<String>, Vec<String>) {
         Err(nft::NftError::Refused(text)) if text.contains("not supported") => {}
         Err(error) => errors.push(format!("nftables table {TABLE}: {}", with_source(&error))),
     }
+    let (removed, failed) = docker::remove().await;
+    done.extend(removed);
+    errors.extend(failed);
     match Sysctl::new(state_dir).restore() {
         Ok(restored) => {
             for one in restored {

@@ -8,10 +8,11 @@ use super::patrol::{Noticed, Patrol};
 use super::repairs::{Repairs, Thing};
 use super::{TUNNEL, with_source};
 use crate::config::Config;
+use crate::daemon::journal::{Journal, Note};
 use crate::forward::sysctls::{self, Setting};
 use crate::io::sysctl::{Held, Look, Sysctl};
 use crate::net::Family;
-use crate::view;
+use crate::view::{self, EventKind};
 
 /// What is known of the settings.
 pub(super) struct Sysctls {
@@ -22,6 +23,7 @@ pub(super) struct Sysctls {
     /// Those that were right once: what differs from now on is somebody's work
     held: Arc<[Held]>,
     patrol: Patrol,
+    journal: Journal,
     /// Some could not be set, or went with their device
     incomplete: bool,
     pub status: Vec<view::SysctlStatus>,
@@ -39,9 +41,9 @@ fn wanted(config: &Config, host: &Host, tunnel: bool, objects: bool) -> Vec<Sett
 }
 
 impl Sysctls {
-    pub(super) fn new(sysctl: Sysctl, patrol: Patrol, objects: bool) -> Self {
+    pub(super) fn new(sysctl: Sysctl, patrol: Patrol, objects: bool, journal: Journal) -> Self {
         let (wanted, status) = (Vec::new(), Vec::new());
-        Self { sysctl, objects, wanted, held: Arc::default(), patrol, incomplete: false, status }
+        Self { sysctl, objects, wanted, held: Arc::default(), patrol, journal, incomplete: false, status }
     }
 
     /// Waits until a look is called for. Safe to cancel.
@@ -85,6 +87,9 @@ impl Sysctls {
                 set.push(setting.clone());
                 if one.was.as_ref() != Some(&one.now) {
                     tracing::info!(key = one.key, was = one.was, now = one.now, "sysctl set");
+                    let was = one.was.as_deref().unwrap_or("unreadable");
+                    let what = format!("set to {}, was {was}", one.now);
+                    self.journal.note(Note::new(EventKind::Daemon, &one.key, what));
                 }
             }
             view::SysctlStatus {

@@ -8,6 +8,7 @@ use super::*;
 use crate::bgp::message::{Codec, Open};
 use crate::bgp::session::Settings;
 use crate::bgp::wire;
+use crate::daemon::journal::Journal;
 use crate::metrics::Metrics;
 use crate::net::{Asn, Family};
 
@@ -68,7 +69,8 @@ async fn established() -> (StdStream, mpsc::Receiver<Input>, watch::Receiver<Sta
     let (routing, inputs) = mpsc::channel(1);
     let (publish, mut status) = watch::channel(Status::default());
     let metrics = Metrics::new().unwrap().peer("far");
-    tokio::spawn(PeerTask::new(PeerId(1), profile, None, command_queue, routing, publish, metrics).run());
+    let told = Told { status: publish, metrics, journal: Journal::nobody().of("far") };
+    tokio::spawn(PeerTask::new(PeerId(1), profile, None, command_queue, routing, told).run());
     let far = tokio::task::spawn_blocking(move || {
         let (mut far, _) = listener.accept().unwrap();
         let open = Open {

@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 
 use super::{Established, Peer, Query, Routing, next_hop, repairs};
-use crate::bgp::attrs::{Attrs, Community, Origin};
+use crate::bgp::attrs::{Attrs, Origin};
 use crate::bgp::policy::Reject;
 use crate::bgp::rib::{Explained, PeerId, Verdict};
 use crate::cluster::mesh;
-use crate::daemon::drain::Stage;
-use crate::forward::{Encap, Hop, Target};
-use crate::io::netlink::query::Lookup;
+use crate::daemon::journal::Note;
+use crate::daemon::time;
+use crate::forward::{Hop, Target};
 use crate::net::Prefix;
-use crate::view;
+use crate::view::{self, EventKind};
 
 /// Refused routes that `status` names.
 const FAILURES: usize = 20;
@@ -47,8 +47,6 @@ pub struct RoutingStatus {
     pub repairs: Vec<view::Repairs>,
     /// Duels over some of them
     pub duels: Vec<view::Duel>,
-    /// How many there are, by kind
-    pub duel_counts: BTreeMap<String, usize>,
     /// Next hops that can't be reached for want of a tunnel device
     pub affected_without_tunnel: Vec<IpAddr>,
 }
@@ -81,6 +79,7 @@ impl Routing {
     /// Answers one question; whoever asked may have gone.
     pub(super) fn answer(&mut self, query: Query) {
         match query {
+            Query::Publish => self.publish(),
             Query::Status(answer) => drop(answer.send(self.status())),
             Query::Counts(answer) => drop(answer.send(self.counts())),
             Query::Prefixes(of, answer) => drop(answer.send(self.prefixes(of))),
@@ -88,6 +87,7 @@ impl Routing {
                 drop(answer.send(prefixes.iter().flat_map(|prefix| self.routes(of, prefix)).collect()));
             }
             Query::Sessions { learned, answer } => drop(answer.send(self.sessions(learned))),
+            Query::Learned(from, answer) => drop(answer.send(self.learned_page(from))),
             Query::Explain(address, kernel, answer) => {
                 drop(answer.send(Box::new(self.explain(address, kernel.as_ref()))));
             }
@@ -96,7 +96,6 @@ impl Routing {
 
     fn status(&self) -> RoutingStatus {
         let now = Instant::now().into_std();
-        let rib = self.rib.stats();
         let fib = self.forwarder.stats();
         let failures = self.forwarder.failures().map(|(prefix, failure)| view::Failure {
             prefix,
@@ -114,15 +113,14 @@ impl Routing {
             }
             .to_owned(),
         });
-        let (repairs, duels, duel_counts) = self.shown_repairs();
+        let (repairs, duels, _) = self.shown_repairs();
         RoutingStatus {
             rivals: self.rivals.clone(),
             repairs,
             duels,
-            duel_counts,
             ready: self.sync.is_ready(),
             ready_reason: self.sync.reason(now),
-            rib: view::RibStatus { prefixes: rib.prefixes, paths: rib.paths, attribute_sets: rib.attribute_sets },
+            rib: self.rib_status(),
             fib: view::FibStatus {
                 enabled: self.config.kernel.install,
                 table: self.config.kernel.table,
@@ -132,11 +130,14 @@ impl Routing {
                 wanted: fib.wanted,
                 installed: fib.installed,
                 failed: fib.failed,
-                unresolved: fib.unresolved,
+                // Chosen without a hop, and never chosen for want of one.
+                unresolved: fib.unresolved + self.rib.stats().unreachable,
                 stale: fib.stale,
                 repaired: repairs::found(&fib).0,
                 conflicts: conflicts.collect(),
                 failures: failures.take(FAILURES).collect(),
+                last_change: self.seen.fib.map(time),
+                check: self.seen.check(),
             },
             affected_without_tunnel: self
                 .forwarder
@@ -147,7 +148,17 @@ impl Routing {
         }
     }
 
-    fn counts(&self) -> BTreeMap<PeerId, Counts> {
+    pub(super) fn rib_status(&self) -> view::RibStatus {
+        let rib = self.rib.stats();
+        view::RibStatus {
+            prefixes: rib.prefixes,
+            paths: rib.paths,
+            attribute_sets: rib.attribute_sets,
+            last_change: self.seen.rib.map(time),
+        }
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<PeerId, Counts> {
         let of = |id: PeerId| {
             let counters = self.rib.counters(id).unwrap_or_default();
             let rejected = Reject::ALL.iter().zip(counters.rejected).filter(|(_, count)| *count > 0);
@@ -202,12 +213,17 @@ impl Routing {
                 subnet = %rival.subnet, next_hop = %rival.next_hop, from = rival.from,
                 "a subnet of this node is announced by somebody else too"
             );
+            let what = format!("a subnet of this node is announced by {} too", rival.next_hop);
+            let note = Note::new(EventKind::Lease, rival.subnet.to_string(), what);
+            self.news.journal().note(note.because(format!("told by {}", rival.from)));
         }
         for rival in self.rivals.iter().filter(|rival| !rivals.contains(rival)) {
             tracing::info!(
                 subnet = %rival.subnet, next_hop = %rival.next_hop, from = rival.from,
                 "a subnet of this node is no longer announced from there"
             );
+            let what = format!("a subnet of this node is no longer announced by {}", rival.next_hop);
+            self.news.journal().note(Note::new(EventKind::Lease, rival.subnet.to_string(), what));
         }
         self.rivals = rivals;
     }
@@ -264,12 +280,12 @@ impl Routing {
     }
 
     /// Every path of a prefix and what became of it.
-    fn decision(&self, prefix: &Prefix) -> Vec<Explained> {
+    pub(super) fn decision(&self, prefix: &Prefix) -> Vec<Explained> {
         let metric = |prefix: &Prefix, attrs: &Attrs| self.forwarder.resolve(next_hop(attrs), Some(*prefix)).distance();
         self.rib.explain(prefix, &metric, self.selection())
     }
 
-    fn explained(&self, prefix: &Prefix, path: &Explained) -> view::Route {
+    pub(super) fn explained(&self, prefix: &Prefix, path: &Explained) -> view::Route {
         let (wanted, actual) = self.forwarder.route(*prefix);
         let hops = match path.verdict {
             Verdict::Best => wanted.as_ref().map(|target| self.forwarder.hops(target)).unwrap_or_default(),
@@ -296,7 +312,7 @@ impl Routing {
         view::Hop { gateway: hop.gateway, device: self.forwarder.device_name(hop.device), tunnel: hop.tunnel }
     }
 
-    fn name(&self, id: PeerId) -> String {
+    pub(super) fn name(&self, id: PeerId) -> String {
         match self.peers.get(&id) {
             Some(peer) => peer.name.clone(),
             None => "local".to_owned(),
@@ -336,62 +352,6 @@ impl Routing {
         }
     }
 
-    fn explain(&self, address: IpAddr, kernel: Option<&Lookup>) -> view::Explanation {
-        // The longest prefix whose route is used; a longer one without a usable path decides nothing,
-        // but where there is no other, it is what the question is about.
-        let used = self.rib.covering(address).find(|view| view.best.is_some());
-        let view = used.or_else(|| self.rib.covering(address).next());
-        let prefix = view.as_ref().map(|view| view.prefix);
-        let explained = prefix.map(|prefix| self.decision(&prefix)).unwrap_or_default();
-        let (wanted, actual) = prefix.map_or((None, None), |prefix| self.forwarder.route(prefix));
-        let matters = |verdict| matches!(verdict, Verdict::Best | Verdict::Multipath | Verdict::Unresolvable);
-        let used = explained.iter().filter(|path| matters(path.verdict) && path.peer != PeerId::LOCAL);
-        let next_hops: Vec<view::NextHop> = used
-            .map(|path| {
-                let seen = self.forwarder.explain_next_hop(next_hop(&path.attrs), prefix);
-                let how = match (&seen.resolution.outcome, seen.resolution.encap) {
-                    (Err(_), _) => "unreachable",
-                    (Ok(_), Encap::Direct) => "direct",
-                    (Ok(_), Encap::IpIp) => "tunnel",
-                    (Ok(_), Encap::Recursive) => "recursive",
-                };
-                view::NextHop { address: path.attrs.next_hop, how: how.to_owned(), reason: seen.words }
-            })
-            .collect();
-        let mut explanation = view::Explanation {
-            address,
-            prefix,
-            candidates: prefix
-                .map(|prefix| explained.iter().map(|path| self.explained(&prefix, path)).collect())
-                .unwrap_or_default(),
-            next_hops,
-            wanted: wanted.as_ref().map(|target| self.target(target)),
-            actual: actual.as_ref().map(|target| self.target(target)),
-            kernel: kernel.map(|lookup| self.lookup(lookup)),
-            agree: wanted == actual && self.agrees(prefix, wanted.as_ref(), kernel),
-            story: Vec::new(),
-        };
-        explanation.story = self.story(&explanation, kernel);
-        explanation
-    }
-
-    /// Whether the kernel does what is wanted, as far as BGP has a say.
-    fn agrees(&self, prefix: Option<Prefix>, wanted: Option<&Target>, kernel: Option<&Lookup>) -> bool {
-        let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
-        match (wanted, kernel) {
-            (Target::Blackhole, _) => true,
-            (_, None) => false,
-            (target, Some(lookup)) => {
-                // A longer route, such as one to a container, has its own right.
-                let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());
-                let same = |hop: &Hop| {
-                    Some(hop.device) == lookup.device && (hop.gateway.is_none() || hop.gateway == lookup.gateway)
-                };
-                longer || self.forwarder.hops(target).iter().any(same)
-            }
-        }
-    }
-
     pub(super) fn target(&self, target: &Target) -> String {
         match target {
             Target::Blackhole => "blackhole".to_owned(),
@@ -400,74 +360,12 @@ impl Routing {
         }
     }
 
-    fn hops(&self, hops: &[Hop]) -> String {
+    pub(super) fn hops(&self, hops: &[Hop]) -> String {
         let one = |hop: &Hop| {
             let hop = self.hop(hop);
             let gateway = hop.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
             format!("{gateway}dev {}{}", hop.device, if hop.tunnel { " (IP-in-IP)" } else { "" })
         };
         hops.iter().map(one).collect::<Vec<_>>().join(", ")
-    }
-
-    fn lookup(&self, lookup: &Lookup) -> String {
-        let mut text = match (lookup.gateway, lookup.device) {
-            (Some(gateway), Some(device)) => format!("via {gateway} dev {}", self.forwarder.device_name(device)),
-            (None, Some(device)) => format!("dev {}", self.forwarder.device_name(device)),
-            (_, None) => "dropped".to_owned(),
-        };
-        if let Some(route) = lookup.route {
-            let matched = format!(
-                " by {} (protocol {}, metric {}, table {})",
-                route.prefix, route.protocol, route.metric, route.table
-            );
-            text.push_str(&matched);
-        }
-        text
-    }
-
-    /// What a person should know besides the numbers.
-    fn story(&self, explanation: &view::Explanation, kernel: Option<&Lookup>) -> Vec<String> {
-        let mut story = Vec::new();
-        if self.stage == Stage::Closed {
-            story.push(
-                "The node is drained: what it learned stays as it was, so that what runs here can send.".to_owned(),
-            );
-        }
-        let Some(prefix) = explanation.prefix else {
-            story.push("BGP has no usable route to it; the kernel's other routes decide.".to_owned());
-            return story;
-        };
-        if self.node.subnets.contains(&prefix) {
-            story.push(format!(
-                "{prefix} is a subnet of this node: containers have longer routes, what none has is dropped."
-            ));
-        }
-        let leaves = Community::GRACEFUL_SHUTDOWN.to_string();
-        let used = explanation.candidates.iter().find(|route| route.best);
-        if used.is_some_and(|route| route.from != "local" && route.communities.contains(&leaves)) {
-            story.push(
-                "The path in use is about to go away (graceful shutdown, RFC 8326); none better is known.".to_owned(),
-            );
-        }
-        if !self.config.kernel.install {
-            story.push("Routes are not written to the kernel: kernel.install = false.".to_owned());
-        }
-        if let Some(error) = self.refusals.get(&prefix) {
-            story.push(format!("The kernel refused the route: {error}; it is tried again."));
-        }
-        let ours = |matched: crate::io::netlink::query::Matched| matched.protocol == self.config.kernel.protocol;
-        if let Some(matched) = kernel.and_then(|lookup| lookup.route)
-            && !ours(matched)
-            && explanation.wanted.is_some()
-        {
-            let why = match matched.prefix.len().cmp(&prefix.len()) {
-                std::cmp::Ordering::Greater => "is longer",
-                std::cmp::Ordering::Equal => "has a lower metric",
-                std::cmp::Ordering::Less => "is used because ours is missing",
-            };
-            story
-                .push(format!("A route that is not ours, {} of protocol {}, {why}.", matched.prefix, matched.protocol));
-        }
-        story
     }
 }

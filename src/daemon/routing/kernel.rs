@@ -2,14 +2,20 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Routing, WRITES, repairs};
+use crate::daemon::journal::Note;
 use crate::daemon::settings;
 use crate::forward::{Batch, Dump, FibOp, KernelEvent, NexthopOp, TunnelMode};
 use crate::io::netlink::{query, watch, writer};
+use crate::view::EventKind;
+
+/// Refused routes of which the journal is told.
+const TOLD: usize = 16;
 
 /// The ends of queues that the task waits on.
 pub(super) struct Ends {
@@ -116,9 +122,16 @@ impl Routing {
                     );
                 }
                 self.metrics.nexthop_objects_written.inc_by(count(report.ops.len() - report.failed.len()));
+                self.fib_changed(report.ops.len() > report.failed.len());
                 self.forwarder.nexthops_answered(&report.ops, &report.failed, now.into_std());
             }
             None => self.ends.reports = None,
+        }
+    }
+
+    fn fib_changed(&mut self, changed: bool) {
+        if changed {
+            self.seen.fib = Some(SystemTime::now());
         }
     }
 
@@ -127,6 +140,7 @@ impl Routing {
         self.metrics.netlink_batches.inc();
         self.metrics.netlink_acknowledged.inc_by(count(batch.ops.len() - failed.len()));
         self.metrics.netlink_refused.inc_by(count(failed.len()));
+        self.fib_changed(batch.ops.len() > failed.len());
         self.forwarder.answered(&batch, &failed, now.into_std());
         if !self.refusals.is_empty() {
             for op in &batch.ops {
@@ -138,6 +152,10 @@ impl Routing {
             let text = words(refusal);
             tracing::warn!(%prefix, error = text, "the kernel refuses a route, trying again");
             // Bounded: what was refused once and is wanted no more must not pile up.
+            if self.refusals.len() < TOLD && !self.refusals.contains_key(&prefix) {
+                let note = Note::new(EventKind::Route, prefix.to_string(), "the kernel refuses it, trying again");
+                self.news.journal().note(note.because(text.clone()));
+            }
             if self.refusals.len() < 1000 {
                 self.refusals.insert(prefix, text);
             }
@@ -155,6 +173,8 @@ impl Routing {
             watch::Report::Overrun => {
                 self.metrics.netlink_overruns.inc();
                 tracing::warn!("kernel events were lost, comparing all");
+                let note = Note::new(EventKind::Daemon, "kernel", "events of the kernel were lost, comparing all");
+                self.news.journal().note(note.because("more came at once than could be read"));
                 self.comparison.ask();
                 return;
             }

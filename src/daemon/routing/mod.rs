@@ -8,27 +8,39 @@
 mod answers;
 mod comparison;
 mod drain;
+mod explain;
 mod kernel;
+mod learned;
+mod news;
+mod numbers;
 mod outbound;
 mod repairs;
+mod tunnel_ends;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::answers::{Counts, RoutesOf, RoutingStatus, Sessions};
 use self::comparison::{Comparison, EVERY};
+pub use self::explain::Explained;
 use self::kernel::{Ends, dumped, receive, reserve};
+use self::learned::Learned;
+pub use self::learned::LearnedPage;
+use self::news::News;
+pub use self::numbers::Numbers;
+use self::numbers::Seen;
 use self::outbound::Outbound;
 use self::repairs::Repairs;
+use self::tunnel_ends::TunnelEnds;
 use crate::bgp::attrs::{Attrs, ExtCommunity};
 use crate::bgp::message::{Notification, RefreshKind, RouteRefresh, Update};
 use crate::bgp::policy;
@@ -39,6 +51,8 @@ use crate::bgp::sync::Sync;
 use crate::config::{self, Config};
 use crate::daemon::drain::Stage;
 use crate::daemon::identity::Identity;
+use crate::daemon::journal::{Journal, Note};
+use crate::daemon::node::KnownEnds;
 use crate::daemon::peer::Command;
 use crate::daemon::{Fatal, settings};
 use crate::forward::{Batch, Forwarder, NextHop, Settings, Way, source_of};
@@ -46,7 +60,7 @@ use crate::io::netlink::{self, query::Lookup, watch, writer};
 use crate::io::procfs;
 use crate::metrics::Metrics;
 use crate::net::{Family, PerFamily, Prefix};
-use crate::view;
+use crate::view::{self, EventKind};
 
 /// Inputs taken before one decision: enough to coalesce, few enough to keep the writer busy.
 const INPUTS: usize = 8;
@@ -66,6 +80,25 @@ const PORTION: usize = 2048;
 const ROUNDS: usize = 32;
 /// Next hops followed before those that nobody uses any more are looked for.
 const NEXT_HOPS: usize = 1024;
+
+/// What this host can do.
+#[derive(Clone, Copy)]
+pub struct Abilities {
+    /// Index of the tunnel device
+    pub tunnel: Option<u32>,
+    /// Routes refer to nexthop objects
+    pub objects: bool,
+    /// These can be guarded
+    pub guard: bool,
+}
+
+/// Who is told of what happens here.
+pub struct Told {
+    /// The journal
+    pub journal: Journal,
+    /// The guard of the tunnel
+    pub tunnel_ends: channel::Sender<KnownEnds>,
+}
 
 /// What the routing task is told.
 pub enum Input {
@@ -127,7 +160,9 @@ pub struct Up {
 
 /// What the routing task is asked.
 pub enum Query {
-    /// Sizes and readiness
+    /// [`Numbers`] as of now, for those that follow them
+    Publish,
+    /// Sizes and readiness, and what is wrong by name
     Status(oneshot::Sender<RoutingStatus>),
     /// Numbers of every peer
     Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
@@ -142,8 +177,11 @@ pub enum Query {
         /// Whoever asks
         answer: oneshot::Sender<Sessions>,
     },
+    /// What others announce inside the pools, and where it leads: what has changed since last asked, or a page
+    /// of all from this cell on
+    Learned(Option<u32>, oneshot::Sender<LearnedPage>),
     /// Why an address is reached as it is; with the kernel's own answer
-    Explain(IpAddr, Option<Lookup>, oneshot::Sender<Box<view::Explanation>>),
+    Explain(IpAddr, Option<Lookup>, oneshot::Sender<Box<Explained>>),
 }
 
 struct Peer {
@@ -206,8 +244,12 @@ pub struct Routing {
     /// Who else announces subnets of ours, and whether to look again
     rivals: Vec<view::SubnetRival>,
     look_for_rivals: bool,
+    learned: Learned,
     comparison: Comparison,
     repairs: Repairs,
+    seen: Seen,
+    tunnel_ends: TunnelEnds,
+    news: News,
     ends: Ends,
 }
 
@@ -218,9 +260,8 @@ impl Routing {
         config: Arc<Config>,
         identity: &Identity,
         metrics: Arc<Metrics>,
-        tunnel: Option<u32>,
-        objects: bool,
-        guard: bool,
+        Abilities { tunnel, objects, guard }: Abilities,
+        Told { journal, tunnel_ends }: Told,
     ) -> Result<(Self, PerFamily<bool>), Fatal> {
         let failed = |error: std::io::Error| Fatal::start("netlink (CAP_NET_ADMIN is needed)", error);
         let ours = settings::ours(&config);
@@ -241,6 +282,8 @@ impl Routing {
         let adopted = config.kernel.install && !dump.own.is_empty();
         if adopted {
             tracing::info!(routes = dump.own.len(), "routes of a former run adopted");
+            let what = format!("{} routes of a former run adopted", dump.own.len());
+            journal.note(Note::new(EventKind::Daemon, "wayleave", what));
         }
         let preserved = settings::preserved(&config, dump.own.iter().map(|(prefix, _)| *prefix), procfs::uptime());
         let addresses = dump.addresses.iter().map(|address| address.addr).collect();
@@ -272,8 +315,12 @@ impl Routing {
             next_hops_limit: NEXT_HOPS,
             rivals: Vec::new(),
             look_for_rivals: false,
+            learned: Learned::default(),
             comparison: Comparison::new(Instant::now()),
             repairs: Repairs::default(),
+            seen: Seen::default(),
+            tunnel_ends: TunnelEnds::new(tunnel_ends),
+            news: News::new(journal, now),
             ends: Ends { ops, nexthops, reports, kernel, dump: None },
             config: Arc::clone(&config),
         };
@@ -284,6 +331,7 @@ impl Routing {
         routing.originate();
         // What we announce ourselves waits for nobody.
         routing.decide_now(usize::MAX);
+        routing.publish();
         Ok((routing, preserved))
     }
 
@@ -314,6 +362,10 @@ impl Routing {
                 () = std::future::ready(()), if undecided => {}
             }
             self.settle();
+            // However much else there is to do: who asks gets an answer between two rounds.
+            if let Ok(query) = queries.try_recv() {
+                self.answer(query);
+            }
         }
     }
 
@@ -326,7 +378,7 @@ impl Routing {
         let restart = self.restarts.next().map(Instant::from_std);
         // While one is under way its end is waited for.
         let resync = self.ends.dump.is_none().then(|| self.comparison.due(self.forwarder.needs_resync()));
-        [retry, sync, restart, resync, self.repairs.look].into_iter().flatten().min()
+        [retry, sync, restart, resync, self.repairs.look, self.news.deadline()].into_iter().flatten().min()
     }
 
     fn input(&mut self, input: Input) {
@@ -338,8 +390,11 @@ impl Routing {
                 self.down(peer, None);
                 // Also what a drained node keeps.
                 self.gone(peer);
-                self.peers.remove(&peer);
+                if let Some(removed) = self.peers.remove(&peer) {
+                    self.news.departs(peer, &removed.name);
+                }
                 self.sync.remove(peer);
+                self.tunnel_ends.touch();
             }
             Input::Attempted { peer } => self.sync.attempted(peer),
             Input::Up(up) => self.up(*up),
@@ -371,6 +426,7 @@ impl Routing {
         }
         let peer = Peer { name, address, source, config, commands, dynamic, session: None, kept: false };
         self.peers.insert(id, peer);
+        self.tunnel_ends.touch();
     }
 
     fn configure(&mut self, peers: Vec<(PeerId, Arc<config::Peer>)>) {
@@ -404,6 +460,7 @@ impl Routing {
         let loading = PerFamily::from_fn(|family| restarts && negotiated.families[family]);
         peer.session = Some(Established { negotiated, local, loading });
         let source = peer.source;
+        self.tunnel_ends.touch();
         self.rib.peer_up(info);
         for family in lost {
             self.rib.sweep_stale(id, family);
@@ -432,11 +489,16 @@ impl Routing {
         self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at)));
         self.sync.heard(id, Instant::now().into_std());
         for update in updates {
+            for reach in &update.reach {
+                self.tunnel_ends.hear(&reach.attrs);
+            }
             let outcome = self.rib.update(id, update);
             self.look_for_rivals |= self.has_rivals(id);
             if let Some(limit) = outcome.warning {
                 let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
                 tracing::warn!(peer = name, limit, "peer has reached 75 % of its max_prefixes");
+                let what = format!("has reached 75 % of max_prefixes, which is {limit}");
+                self.news.journal().note(Note::new(EventKind::Limit, name, what));
             }
             if let Some(limit) = outcome.over_limit {
                 let family =
@@ -459,6 +521,8 @@ impl Routing {
     fn over_limit(&self, id: PeerId, family: Family, limit: u32) {
         let Some(peer) = self.peers.get(&id) else { return };
         tracing::error!(peer = peer.name, limit, "peer sends more than max_prefixes, session closed");
+        let what = format!("sends more than max_prefixes, which is {limit}: session closed");
+        self.news.journal().note(Note::new(EventKind::Limit, &peer.name, what));
         if peer.commands.try_send(Command::Close(Notification::max_prefixes(family, limit))).is_err() {
             tracing::debug!(peer = peer.name, "close is asked for at its next update");
         }
@@ -531,6 +595,9 @@ impl Routing {
             if gone > 0 {
                 let name = self.peers.get(&id).map_or("?", |peer| &peer.name);
                 tracing::warn!(peer = name, gone, "peer did not send these again in time, removed");
+                let what = format!("{gone} routes removed that were kept while it restarted");
+                let note = Note::new(EventKind::Session, name, what);
+                self.news.journal().note(note.because("it did not announce them again in time"));
             }
         }
     }
@@ -643,6 +710,8 @@ impl Routing {
         self.tell_of_telling();
         self.tell_of_rivals();
         self.tell_of_duels(now);
+        self.tell_of_tunnel_ends(now);
+        self.tell_of_routes(now);
         if self.stage == Stage::Closed {
             // Nothing is heard of peers: neither is anything complete, nor has anything gone.
             return;
@@ -650,7 +719,8 @@ impl Routing {
         let written = self.rib.is_settled() && (self.ends.ops.is_none() || self.forwarder.is_written());
         let reached = self.sync.advance(now.into_std(), written);
         if reached.ready {
-            tracing::info!(reason = self.sync.reason(now.into_std()), "ready");
+            tracing::info!(outcome = self.sync.reason(now.into_std()), "first synchronisation is over");
+            self.publish();
             self.outbound.release();
             for peer in self.peers.values() {
                 // One that misses this says a little longer that it restarted, which harms nobody.
@@ -703,9 +773,15 @@ impl Routing {
                     |prefix: &Prefix, attrs: &Attrs| forwarder.borrow_mut().next_hop_for(*prefix, next_hop(attrs));
                 self.rib.decide(&metric, selection, PORTION, &mut changes);
                 self.outbound.export(&changes);
+                if !changes.is_empty() {
+                    self.seen.rib = Some(SystemTime::now());
+                }
                 if self.ends.ops.is_some() {
                     for change in &changes {
+                        let before = self.ways_before(change.prefix);
                         self.forward(change);
+                        self.learned.note(change.prefix, &self.config.network.pools);
+                        self.route_changed(change, before.as_deref());
                     }
                 }
                 changes.clear();

@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Routing;
+use crate::daemon::journal::Note;
 use crate::daemon::{duels, time};
 use crate::forward::duel::Kind;
 use crate::forward::{Contested, KernelEvent, Stats, Target};
 use crate::io::suspects;
-use crate::view;
+use crate::view::{self, EventKind};
 
 /// Of what happens at once so much is told in full; of a flush of a million routes not all.
 const TOLD: usize = 5;
@@ -47,6 +48,18 @@ pub(super) fn about(event: &KernelEvent) -> Option<(Contested, Option<Target>)> 
 /// Routes and nexthop objects found wrong, by event or not.
 pub(super) const fn found(stats: &Stats) -> (u64, u64) {
     (stats.repaired() - stats.repaired_objects, stats.repaired_objects)
+}
+
+/// What an event is about: a prefix, so that it is found by an address in it.
+fn subject(what: Contested) -> String {
+    match what {
+        Contested::Route(prefix) => prefix.to_string(),
+        Contested::Nexthop(id) => format!("nexthop {}", id.0),
+    }
+}
+
+fn done_by(by: Option<&str>) -> String {
+    by.map_or_else(|| "somebody did it, nothing tells who".to_owned(), |by| format!("done by {by}"))
 }
 
 impl Routing {
@@ -91,6 +104,8 @@ impl Routing {
                 tracing::warn!(nexthop = id.0, found, by, "nexthop object of ours was {found} by somebody");
             }
         }
+        let note = Note::new(EventKind::Repair, subject(what), format!("put right: it was {found}"));
+        self.news.journal().note(note.because(done_by(by)));
         self.repairs.last.insert(what.kind(), (format!("{what} was {found}"), SystemTime::now()));
     }
 
@@ -103,6 +118,9 @@ impl Routing {
                 by,
                 "routes and nexthop objects of ours were removed or changed as well"
             );
+            let what = format!("put right: {} more were removed or changed", undone - TOLD);
+            let note = Note::new(EventKind::Repair, "routes", what);
+            self.news.journal().note(note.because(done_by(by)));
         }
     }
 
@@ -118,10 +136,14 @@ impl Routing {
     pub(super) fn tell_of_comparison(&mut self, before: (u64, u64)) {
         let after = found(&self.forwarder.stats());
         let (routes, nexthops) = (after.0 - before.0, after.1 - before.1);
+        self.seen.compared(routes, nexthops);
         if routes + nexthops == 0 {
             return;
         }
         tracing::warn!(routes, nexthops, "the kernel's tables differed from what is wanted, repaired");
+        let what = format!("put right: {routes} routes and {nexthops} nexthop objects differed from what is wanted");
+        let note = Note::new(EventKind::Repair, "routes", what);
+        self.news.journal().note(note.because("found by comparison, no event told of it"));
         self.repairs.compared.0 += routes;
         self.repairs.compared.1 += nexthops;
         for (kind, count) in [(Kind::Route, routes), (Kind::Nexthop, nexthops)] {
@@ -147,7 +169,7 @@ impl Routing {
                 }
             }
             for duel in self.forwarder.duels().filter(|duel| first.contains(&duel.what)) {
-                duels::begins(duel.what.kind(), &duel.what, duel.by);
+                duels::begins(self.news.journal(), duel.what.kind(), &duel.what, duel.by);
             }
             if begun.len() > TOLD {
                 tracing::error!(more = begun.len() - TOLD, "the same of other routes and nexthop objects");
@@ -155,7 +177,7 @@ impl Routing {
         }
         if self.repairs.look.is_some_and(|at| at <= now) {
             for what in self.forwarder.settle_duels(now.into_std()) {
-                duels::ends(what.kind(), &what);
+                duels::ends(self.news.journal(), what.kind(), &what);
             }
             self.repairs.look = self.forwarder.duels().next().map(|_| now + LOOK_EVERY);
         }

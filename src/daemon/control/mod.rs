@@ -2,8 +2,13 @@
 //!
 //! Large answers are made page by page, so that the routing task works on between two pages.
 
+mod events;
+mod explain;
+mod firewall;
+mod peer;
+mod traffic;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -25,7 +30,6 @@ use crate::daemon::peers::{Listed, Request};
 use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
 use crate::daemon::{Handles, drain, time};
 use crate::io::bfd::Hops;
-use crate::io::netlink::query;
 use crate::net::Prefix;
 use crate::view;
 
@@ -42,7 +46,7 @@ pub async fn serve(listener: UnixListener, handles: Handles) {
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/routes", get(routes))
-        .route("/v1/explain", get(explain))
+        .route("/v1/explain", get(explain::explain))
         .route("/v1/drain", get(drained).post(drain))
         .route("/v1/undrain", post(undrain))
         .route("/v1/lease", get(lease).post(lease_order))
@@ -50,6 +54,8 @@ pub async fn serve(listener: UnixListener, handles: Handles) {
         .route("/v1/lease/free", get(free))
         .route("/v1/lease/history", get(history))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/traffic", get(traffic::show))
+        .route("/v1/events", get(events::events))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "no such thing to ask for"))
         .with_state(handles);
     if let Err(error) = axum::serve(listener, router).await {
@@ -73,18 +79,10 @@ impl Handles {
         asked.await.ok()
     }
 
-    /// Sizes and readiness. A node that leaves is not ready, whatever its routes are.
+    /// Sizes and readiness, and what is wrong by name.
     pub(super) async fn routing_status(&self) -> Option<RoutingStatus> {
         let mut status = self.ask(Query::Status).await?;
-        if let Some(reason) = self.cluster.unready() {
-            status.ready = false;
-            status.ready_reason = reason;
-        }
-        let drain = self.drain.borrow();
-        if drain.is_leaving() {
-            status.ready = false;
-            status.ready_reason = drain.to_string();
-        }
+        (status.ready, status.ready_reason) = self.readiness(status.ready, &status.ready_reason);
         Some(status)
     }
 
@@ -99,7 +97,7 @@ impl Handles {
     }
 
     /// All peers with their numbers.
-    pub(super) async fn peers(&self) -> Vec<(Listed, Counts)> {
+    async fn peers(&self) -> Vec<(Listed, Counts)> {
         let (answer, asked) = oneshot::channel();
         if self.peers.send(Request::List(answer)).await.is_err() {
             return Vec::new();
@@ -118,7 +116,8 @@ fn view_peer(peer: Listed, counts: Counts) -> view::Peer {
     let established = peer.status.state == session::State::Established;
     let messages =
         peer.messages.into_iter().map(|(kind, received, sent)| (kind.to_owned(), view::Messages { received, sent }));
-    view::Peer {
+    let record = std::sync::Arc::clone(&peer.status.record);
+    let mut shown = view::Peer {
         name: peer.name,
         address: peer.address,
         asn: peer.config.asn,
@@ -142,7 +141,15 @@ fn view_peer(peer: Listed, counts: Counts) -> view::Peer {
         import: peer.config.import.to_string(),
         export: peer.config.export.to_string(),
         bfd: peer.bfd.as_ref().map(view_bfd),
-    }
+        passive: peer.config.passive,
+        notification_sent: None,
+        notification_received: None,
+        dial_failure: None,
+        open: None,
+        barred_until: None,
+    };
+    peer::remembered(&mut shown, &record);
+    shown
 }
 
 fn mesh_status(peers: &[(Listed, Counts)]) -> view::MeshStatus {
@@ -176,6 +183,7 @@ fn view_bfd(running: &Running) -> view::Bfd {
 async fn status(State(handles): State<Handles>) -> Response {
     let Some(routing) = handles.routing_status().await else { return busy() };
     let node = handles.node.borrow().clone();
+    let traffic = handles.traffic.status();
     let file = handles.file.borrow().clone();
     let peers = handles.peers().await;
     let (mut sessions, mut bfd_sessions) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
@@ -209,9 +217,11 @@ async fn status(State(handles): State<Handles>) -> Response {
         fib: routing.fib,
         tunnel,
         masquerade: node.masquerade,
+        firewall: handles.firewall(),
+        traffic: traffic.shown,
         sysctls: node.sysctls,
-        repairs: routing.repairs.into_iter().chain(node.repairs).collect(),
-        duels: routing.duels.into_iter().chain(node.duels).collect(),
+        repairs: routing.repairs.into_iter().chain(node.repairs).chain(traffic.repairs).collect(),
+        duels: routing.duels.into_iter().chain(node.duels).chain(traffic.duels).collect(),
         rivals: routing.rivals,
         store: handles.cluster.shown().lease.store.clone(),
         config: file,
@@ -298,9 +308,7 @@ fn problems(status: &view::Status, peers: &[(Listed, Counts)], cluster: &Shown) 
             duel.what, duel.repairs, duel.since, duel.next_try
         ));
     }
-    if let Some(error) = &status.masquerade.error {
-        found.push(format!("masquerade doesn't work: {error}"));
-    }
+    found.extend(firewall::problems(status));
     for sysctl in status.sysctls.iter().filter(|sysctl| sysctl.error.is_some()) {
         found.push(format!(
             "{} could not be set to {}: {}",
@@ -371,19 +379,6 @@ async fn routes(State(handles): State<Handles>, Params(params): Params<view::Rou
     let array = stream::iter(["[".to_owned()]).chain(elements).chain(stream::iter(["]".to_owned()]));
     let body = Body::from_stream(array.map(Ok::<_, std::convert::Infallible>));
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-#[derive(Deserialize)]
-struct ExplainParams {
-    address: IpAddr,
-}
-
-async fn explain(State(handles): State<Handles>, Params(params): Params<ExplainParams>) -> Response {
-    let kernel = query::lookup(params.address, None).await.ok().flatten();
-    match handles.ask(|answer| Query::Explain(params.address, kernel, answer)).await {
-        Some(explanation) => Json(*explanation).into_response(),
-        None => busy(),
-    }
 }
 
 async fn drained(State(handles): State<Handles>) -> Response {
