@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{ConfigArg, Error, USAGE};
-use crate::daemon::{drain, load};
+use crate::config::Config;
+use crate::daemon::{drain, load, node};
 
 /// Check a configuration file: exit 0 if it is usable; else print every error and exit 2
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ struct Report {
     file: String,
     ok: bool,
     errors: Vec<String>,
-    /// What is set and has no effect in this version, and whether the node is drained
+    /// What is set and has no effect in this version, whether the node is drained, and what to tell firewalld
     notes: Vec<String>,
 }
 
@@ -32,7 +33,7 @@ impl Check {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
         let file = self.config.config.display().to_string();
         let (errors, notes) = match load::load(&self.config.config) {
-            Ok(config) => (Vec::new(), drain::left_behind(&config.state_dir).into_iter().collect()),
+            Ok(config) => (Vec::new(), notes(&config)?),
             Err(errors) => (errors, Vec::new()),
         };
         let ok = errors.is_empty();
@@ -52,4 +53,15 @@ impl Check {
         }
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
     }
+}
+
+/// What is no error of the file and still to be known.
+fn notes(config: &Config) -> Result<Vec<String>, Error> {
+    let mut notes: Vec<String> = drain::left_behind(&config.state_dir).into_iter().collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let commands = runtime.block_on(node::firewalld_advice(config));
+    if !commands.is_empty() {
+        notes.push(format!("firewalld rejects our traffic; type: {}", commands.join(" && ")));
+    }
+    Ok(notes)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ConfigArg, Error, USAGE};
 use crate::daemon::{clean, load};
 
-/// Remove everything of ours from the kernel: routes, tunnel, firewall table, changed sysctls
+/// Remove everything of ours from the kernel: routes, tunnel, firewall table, rule in DOCKER-USER, changed sysctls
 #[derive(Debug, Args)]
 pub(super) struct Clean {
     #[command(flatten)]

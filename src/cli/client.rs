@@ -1,8 +1,10 @@
 //! Asks the daemon over its control socket: HTTP/1.1, JSON.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -10,7 +12,8 @@ use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{DaemonArgs, Error};
 use crate::view::Problem;
@@ -48,6 +51,12 @@ impl DaemonArgs {
         self.exchange(get(path)?)
     }
 
+    /// GETs `path`; hands each part of the answer to `sink` as it comes, until that fails.
+    pub fn stream(&self, path: &str, sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(send(&self.socket, get(path)?, sink))
+    }
+
     /// POSTs `what` to `path`.
     pub fn post<T: DeserializeOwned>(&self, path: &str, what: &impl Serialize) -> Result<T, Error> {
         let body = Full::from(serde_json::to_vec(what)?);
@@ -68,6 +77,54 @@ fn get(path: &str) -> Result<Request<Full<Bytes>>, Error> {
     request.map_err(|error| Error::Refused(error.to_string()))
 }
 
+/// Why a part of what the daemon shows can't be had.
+#[derive(Debug)]
+pub enum Silence {
+    /// It said so
+    Refused(String),
+    /// It isn't there, or hangs
+    Dead(String),
+}
+
+/// How long the daemon may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// GETs `path`, as far as the first `most` bytes of the answer, within some seconds.
+pub async fn part(socket: &Path, path: &str, most: usize) -> Result<Vec<u8>, Silence> {
+    let mut body = Vec::new();
+    let asked = async { send(socket, get(path)?, &mut |part| keep(&mut body, part, most)).await };
+    let outcome = tokio::time::timeout(PATIENCE, asked).await;
+    match outcome {
+        Ok(Err(Error::Refused(why))) => Err(Silence::Refused(why)),
+        // The end of what is wanted.
+        _ if body.len() >= most => Ok(body),
+        Ok(Ok(())) => Ok(body),
+        Ok(Err(error)) => Err(Silence::Dead(error.to_string())),
+        Err(_) => Err(Silence::Dead(format!("the daemon did not answer within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+/// GETs /metrics from its port.
+pub async fn metrics(address: SocketAddr, most: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    let asked = async {
+        let stream = TcpStream::connect(address).await?;
+        exchange(stream, get("/metrics")?, &mut |part| keep(&mut body, part, most)).await
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        _ if body.len() >= most => Ok(body),
+        Ok(Ok(())) => Ok(body),
+        Ok(Err(error)) => Err(format!("{address}: {error}")),
+        Err(_) => Err(format!("{address} did not answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Takes what is wanted, and ends the exchange when there is enough.
+fn keep(body: &mut Vec<u8>, part: &[u8], most: usize) -> std::io::Result<()> {
+    body.extend_from_slice(part.get(..most - body.len()).unwrap_or(part));
+    if body.len() < most { Ok(()) } else { Err(std::io::ErrorKind::FileTooLarge.into()) }
+}
+
 /// Sends a request and hands each part of the answer's body to `sink` as it comes.
 async fn send(
     socket: &Path,
@@ -76,6 +133,15 @@ async fn send(
 ) -> Result<(), Error> {
     let stream =
         UnixStream::connect(socket).await.map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
+    exchange(stream, request, sink).await
+}
+
+/// The same over a connection.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+    sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let response = sender.send_request(request).await?;

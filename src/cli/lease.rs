@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
+use serde::de::DeserializeOwned;
 
 use super::show::{ago, list, or_dash, print, table};
 use super::{DaemonArgs, Error};
@@ -85,7 +86,7 @@ impl Lease {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
         let (daemon, order) = match &self.what {
             None => return self.daemon.ask("/v1/lease", out, show),
-            Some(What::All(plain)) => return plain.daemon.ask("/v1/lease/all", out, show_all),
+            Some(What::All(plain)) => return plain.daemon.ask_store("/v1/lease/all", out, show_all),
             Some(What::Free { limit, daemon }) => {
                 return daemon.ask(&format!("/v1/lease/free?limit={limit}"), out, show_free);
             }
@@ -145,6 +146,40 @@ pub(super) fn store(store: &StoreStatus) -> String {
             format!("{}, NOT reachable for {}: {}", store.kind, ago(since), or_dash(store.error.as_ref()))
         }
         _ => store.kind.clone(),
+    }
+}
+
+impl DaemonArgs {
+    /// Asks for a list of what stands in the store. An empty one says why it is.
+    pub(super) fn ask_store<T: DeserializeOwned, W: Write>(
+        &self,
+        path: &str,
+        out: &mut W,
+        show: impl FnOnce(&Vec<T>, &mut W) -> io::Result<()>,
+    ) -> Result<ExitCode, Error> {
+        if self.json {
+            return self.ask(path, out, show);
+        }
+        let listed: Vec<T> = self.fetch(path)?;
+        if listed.is_empty() {
+            let lease: View = self.fetch("/v1/lease")?;
+            writeln!(out, "{}", nothing(&lease.store))?;
+        } else {
+            show(&listed, out)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Why nothing of the store can be shown.
+fn nothing(status: &StoreStatus) -> String {
+    match (status.reachable, &status.confirmed) {
+        (None, _) => "there is no store: subnets and peers stand in the file; see `wayleave peers`".to_owned(),
+        (Some(_), None) => format!(
+            "the store has not been read yet: {}\nuntil it is, what this node knew of it stays in force; see `wayleave lease`, `wayleave peers`",
+            store(status)
+        ),
+        (Some(_), Some(_)) => format!("the store holds none: {}", store(status)),
     }
 }
 

@@ -4,12 +4,15 @@
 //! configuration, 3 the daemon can't be reached. Subcommands that show something talk to the
 //! daemon over its socket only and take `--json`.
 
+mod bundle;
 mod check;
 mod clean;
 mod client;
 mod demo;
 mod drain;
+mod events;
 mod explain;
+mod generate;
 mod lease;
 mod nodes;
 mod peers;
@@ -17,6 +20,8 @@ mod routes;
 mod run;
 mod show;
 mod status;
+mod terminal;
+mod top;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -48,12 +53,17 @@ enum Command {
     Peers(peers::Peers),
     Routes(routes::Routes),
     Explain(explain::Explain),
+    Events(events::Events),
+    Bundle(bundle::Bundle),
     Lease(lease::Lease),
     Nodes(nodes::Nodes),
+    Top(top::Top),
     Drain(drain::Drain),
     Undrain(drain::Undrain),
     Clean(clean::Clean),
     Demo(demo::Demo),
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 /// Where the configuration is.
@@ -120,12 +130,16 @@ pub fn main() -> ExitCode {
         Command::Peers(command) => command.run(&mut out),
         Command::Routes(command) => command.run(&mut out),
         Command::Explain(command) => command.run(&mut out),
+        Command::Events(command) => command.run(&mut out),
+        Command::Bundle(command) => command.run(&mut out),
         Command::Lease(command) => command.run(&mut out),
         Command::Nodes(command) => command.run(&mut out),
+        Command::Top(command) => command.run(&mut out),
         Command::Drain(command) => command.run(&mut out),
         Command::Undrain(command) => command.run(&mut out),
         Command::Clean(command) => command.run(&mut out),
         Command::Demo(command) => command.run(&mut out).map_err(Error::from),
+        Command::Generate(command) => command.run(),
     };
     match result.and_then(|code| out.flush().map(|()| code).map_err(Error::from)) {
         Ok(code) => code,

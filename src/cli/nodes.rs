@@ -18,7 +18,7 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
-        self.daemon.ask("/v1/nodes", out, show)
+        self.daemon.ask_store("/v1/nodes", out, show)
     }
 }
 

@@ -48,9 +48,18 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
     let rib = &status.rib;
     rows.add_row([
         "rib",
-        &format!("{} prefixes, {} paths, {} attribute sets", rib.prefixes, rib.paths, rib.attribute_sets),
+        &format!(
+            "{} prefixes, {} paths, {} attribute sets{}",
+            rib.prefixes,
+            rib.paths,
+            rib.attribute_sets,
+            changed(rib.last_change.as_deref())
+        ),
     ]);
-    rows.add_row(["kernel", &fib(&status.fib)]);
+    rows.add_row(["kernel", &format!("{}{}", fib(&status.fib), changed(status.fib.last_change.as_deref()))]);
+    if let Some(check) = &status.fib.check {
+        rows.add_row(["", &checked(check)]);
+    }
     rows.add_row(["tunnel", &tunnel(&status.tunnel)]);
     let masquerade = match (&status.masquerade.enabled, &status.masquerade.error) {
         (false, _) => "off".to_owned(),
@@ -58,6 +67,8 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
         (true, Some(error)) => format!("NOT working: {error}"),
     };
     rows.add_row(["masquerade", &masquerade]);
+    rows.add_row(["firewall", &firewall(&status.firewall)]);
+    rows.add_row(["traffic", &traffic(&status.traffic)]);
     let changed = status.sysctls.iter().filter(|s| s.was != s.wanted && s.error.is_none());
     for (i, sysctl) in changed.enumerate() {
         let label = if i == 0 { "sysctls changed" } else { "" };
@@ -76,6 +87,35 @@ fn show(status: &view::Status, out: &mut impl Write) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn firewall(firewall: &view::Firewall) -> String {
+    let mut parts = Vec::new();
+    let guard = &firewall.tunnel_guard;
+    match (&firewall.error, &guard.waits) {
+        (Some(error), _) => parts.push(format!("NOT in force: {error}")),
+        (None, Some(waits)) => parts.push(format!("tunnel guard waits: {waits}")),
+        (None, None) if guard.in_force => {
+            parts.push(format!(
+                "tunnel guard: {} known ends, {} packets refused",
+                guard.known_ends, guard.refused_packets
+            ));
+        }
+        (None, None) => {}
+    }
+    match (&firewall.docker.error, firewall.docker.tools.as_slice()) {
+        (Some(error), _) => parts.push(format!("DOCKER-USER NOT set: {error}")),
+        (None, []) => {}
+        (None, tools) => parts.push(format!("rule in DOCKER-USER ({})", tools.join(", "))),
+    }
+    if !firewall.firewalld.is_empty() {
+        parts.push("firewalld REJECTS our traffic".to_owned());
+    }
+    match (firewall.in_force, parts.is_empty()) {
+        (None, true) => "off".to_owned(),
+        (Some(_), true) => "on".to_owned(),
+        (_, false) => parts.join("; "),
+    }
 }
 
 fn repaired(repairs: &view::Repairs) -> String {
@@ -104,6 +144,44 @@ fn fib(fib: &view::FibStatus) -> String {
     for (n, what) in more.into_iter().filter(|(n, _)| *n > 0) {
         // Writing to a string can't fail.
         let _ = write!(text, ", {n} {what}");
+    }
+    text
+}
+
+fn changed(last: Option<&str>) -> String {
+    last.map(|at| format!("; last change {} ago", ago(at))).unwrap_or_default()
+}
+
+fn checked(check: &view::FibCheck) -> String {
+    let found = if check.routes + check.nexthops == 0 {
+        "all as it should be".to_owned()
+    } else {
+        format!("{} routes and {} nexthop objects put right", check.routes, check.nexthops)
+    };
+    let times = check.agreed + check.differed;
+    format!(
+        "compared with the kernel {} ago: {found}; {} of {times} comparisons differed",
+        ago(&check.at),
+        check.differed
+    )
+}
+
+fn traffic(traffic: &view::TrafficStatus) -> String {
+    let error = traffic.error.as_deref();
+    if !traffic.counted {
+        return format!("not counted: {}", error.unwrap_or("not yet"));
+    }
+    let nodes = traffic.nodes_own + traffic.nodes_other;
+    let mut text = format!("counted by {} prefixes of {nodes} nodes, see `wayleave top`", traffic.prefixes);
+    if traffic.nodes_other > 0 {
+        // Writing to a string can't fail.
+        let _ = write!(text, "; {} of them share series (metrics.forwarding_top)", traffic.nodes_other);
+    }
+    if traffic.prefixes_beyond > 0 {
+        let _ = write!(text, "; {} more prefixes have no room and count as other", traffic.prefixes_beyond);
+    }
+    if let Some(error) = error {
+        let _ = write!(text, "; {error}");
     }
     text
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::topology::{HOSTS, Host, MESH_AS, POOL, RACKS, Rack, SPINE_AS};
+use super::topology::{Host, MESH_AS, Topology, Tor};
 
 /// Which of the two designs is built.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,25 +15,16 @@ pub(super) enum Design {
     Mesh,
 }
 
-/// BIRD on the spine: it passes on what the ToRs say.
-pub(super) fn spine() -> String {
-    let mut text = router(Ipv4Addr::new(10, 255, 1, 1));
-    for rack in RACKS {
-        let (here, there) = rack.uplink();
-        session(&mut text, &format!("tor{}", rack.number), (here, SPINE_AS), (there, rack.asn()));
+/// BIRD on a ToR: towards the other rack it announces its LAN; sessions with hosts only in the fabric.
+pub(super) fn tor(topology: &Topology, tor: &Tor, design: Design) -> String {
+    let mut text = router(tor.address);
+    text.push_str("protocol direct { ipv4; interface \"eth0\"; }\n");
+    for (_, here, other, there) in topology.uplinks_of(tor) {
+        session(&mut text, &other.name, (here, tor.asn), (there, other.asn));
     }
-    text
-}
-
-/// BIRD on a ToR: towards the spine it announces the rack's LAN; sessions with hosts only in the fabric.
-pub(super) fn tor(rack: Rack, design: Design) -> String {
-    let mut text = router(rack.gateway());
-    text.push_str("protocol direct { ipv4; interface \"rack\"; }\n");
-    let (there, here) = rack.uplink();
-    session(&mut text, "spine", (here, rack.asn()), (there, SPINE_AS));
     if design == Design::Fabric {
-        for host in rack.hosts() {
-            session(&mut text, &host.name(), (rack.gateway(), rack.asn()), (host.address(), host.asn()));
+        for host in topology.hosts_of(&tor.rack) {
+            session(&mut text, &host.name, (tor.address, tor.asn), (host.address, host.asn));
         }
     }
     text
@@ -42,7 +33,7 @@ pub(super) fn tor(rack: Rack, design: Design) -> String {
 fn router(id: Ipv4Addr) -> String {
     format!(
         "log stderr all;\nrouter id {id};\nprotocol device {{ scan time 1; }}\n\
-         protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}\n"
+         protocol kernel {{ merge paths on; ipv4 {{ import none; export where source = RTS_BGP; }}; }}\n"
     )
 }
 
@@ -56,29 +47,24 @@ fn session(text: &mut String, name: &str, (local, local_as): (Ipv4Addr, u32), (r
 }
 
 /// wayleave on a host.
-pub(super) fn host(host: Host, design: Design, dir: &Path) -> String {
-    let (name, dir) = (host.name(), dir.display());
+pub(super) fn host(topology: &Topology, host: &Host, design: Design, dir: &Path) -> String {
+    let (name, dir, pool) = (&host.name, dir.display(), topology.pool);
     let (asn, tunnel) = match design {
-        Design::Fabric => (host.asn(), "never"),
+        Design::Fabric => (host.asn, "never"),
         Design::Mesh => (MESH_AS, "cross-subnet"),
     };
     let mut text = format!(
         "state_dir = \"{dir}/{name}.state\"\n\n[node]\nname = \"{name}\"\naddress = \"{}\"\n\n\
-         [network]\npools = [\"{POOL}\"]\nsubnets = [\"{}\"]\ntunnel = \"{tunnel}\"\nmasquerade = false\nsubnet_file = \"\"\n\n\
+         [network]\npools = [\"{pool}\"]\nsubnets = [\"{}\"]\ntunnel = \"{tunnel}\"\nmasquerade = false\nsubnet_file = \"\"\n\n\
          [bgp]\nasn = {asn}\nconnect_retry = \"1s\"\n",
-        host.address(),
-        host.subnet()
+        host.address, host.subnet
     );
-    let peers: Vec<(String, Ipv4Addr, u32)> = match design {
-        Design::Fabric => {
-            let rack = host.rack();
-            vec![(format!("tor{}", rack.number), rack.gateway(), rack.asn())]
+    let peers: Vec<(&str, Ipv4Addr, u32)> = match design {
+        Design::Fabric => topology.tors_of(&host.rack).map(|tor| (tor.name.as_str(), tor.address, tor.asn)).collect(),
+        Design::Mesh => {
+            let others = topology.hosts.iter().filter(|other| other.name != host.name);
+            others.map(|other| (other.name.as_str(), other.address, MESH_AS)).collect()
         }
-        Design::Mesh => HOSTS
-            .into_iter()
-            .filter(|other| *other != host)
-            .map(|other| (other.name(), other.address(), MESH_AS))
-            .collect(),
     };
     for (peer, address, asn) in peers {
         let _ = write!(text, "\n[[bgp.peers]]\nname = \"{peer}\"\naddress = \"{address}\"\nasn = {asn}\n");

@@ -1,6 +1,6 @@
 //! `wayleave demo`: a small data centre in network namespaces, and what wayleave does in it.
 //!
-//! Two racks of two hosts, a top-of-rack router (ToR) each, a spine between: BIRD plays the physical
+//! Two racks of two hosts and two top-of-rack routers (ToRs), cables between the racks: BIRD plays the physical
 //! routers, the hosts run the real `wayleave run` of this binary, and behind each host is a
 //! namespace that stands for a container. Nothing outside these namespaces and one directory below
 //! `/run` is touched; both are removed at the end, also after Ctrl-C, unless `--keep` is given.
@@ -31,9 +31,10 @@ use clap::Args;
 use nix::unistd::geteuid;
 
 use stage::Stage;
+use topology::Topology;
 use world::World;
 
-/// Show what wayleave does: two racks, a spine and four hosts in network namespaces, in a minute
+/// Show what wayleave does: two racks of two ToRs and two hosts in network namespaces, in a minute
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Leave everything up at the end, to look around
@@ -49,7 +50,7 @@ impl Demo {
     ///
     /// # Errors
     ///
-    /// Only where `out` can't be written to.
+    /// Where `out` can't be written to.
     pub fn run(&self, out: &mut impl Write) -> io::Result<ExitCode> {
         if let Some(problem) = unfit() {
             eprintln!("wayleave demo: {problem}");
@@ -59,17 +60,18 @@ impl Demo {
             eprintln!("wayleave demo: another demo is running");
             return Ok(ExitCode::FAILURE);
         };
-        world::remove();
+        let topology = Topology::read()?;
+        world::remove(&topology);
         if self.remove {
             writeln!(out, "nothing of the demo is left")?;
             return Ok(ExitCode::SUCCESS);
         }
         let start = Instant::now();
         let mut stage = Stage::new(out)?;
-        let result = World::build().and_then(|mut world| {
+        let result = World::build(&topology).and_then(|mut world| {
             let result = acts::play(&mut world, &mut stage, self.keep);
             if let Err(stage::Stop::Failed(_)) = &result {
-                World::tell_logs();
+                world.tell_logs();
             }
             world.end(self.keep && result.is_ok());
             result

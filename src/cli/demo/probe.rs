@@ -1,7 +1,7 @@
 //! A thousand numbered packets a second to an echo and back, each accounted for.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -45,7 +45,7 @@ pub(super) struct Report {
 
 impl Probe {
     /// Starts sending from the namespace `from` to `target`, an address of the namespace `to`.
-    pub(super) fn start(from: &str, to: &str, target: Ipv4Addr) -> io::Result<Self> {
+    pub(super) fn start(from: &str, to: &str, target: IpAddr) -> io::Result<Self> {
         let target = SocketAddr::from((target, PORT));
         let echo = inside(to, || UdpSocket::bind(target))?;
         let socket = inside(from, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::files::{self, Design};
 use super::netns::{batch, command, daemon, inside, ip_works, remove as remove_netns, signal, sysctls, tool};
 use super::stage::{Stop, pause};
-use super::topology::{HOSTS, Host, RACKS, Rack, SPINE, namespaces};
+use super::topology::{Host, Topology, Tor, netns};
 use crate::view;
 
 /// Everything the demo writes: short, because people type the sockets in it.
@@ -33,8 +33,8 @@ pub(super) fn lock() -> io::Result<Option<Flock<File>>> {
 }
 
 /// Removes what this or an earlier demo made.
-pub(super) fn remove() {
-    for netns in namespaces() {
+pub(super) fn remove(topology: &Topology) {
+    for netns in topology.namespaces() {
         remove_netns(&netns);
     }
     // Absent is as good as removed.
@@ -42,18 +42,21 @@ pub(super) fn remove() {
 }
 
 /// Namespaces, and what runs in them.
-pub(super) struct World {
+pub(super) struct World<'a> {
+    /// Who is there
+    pub topology: &'a Topology,
     program: PathBuf,
     birds: Vec<Child>,
-    agents: Vec<(Host, Child)>,
+    agents: Vec<(&'a Host, Child)>,
 }
 
-impl World {
+impl<'a> World<'a> {
     /// Lays the cables and starts the routers, for the routed fabric.
-    pub(super) fn build() -> Result<Self, Stop> {
+    pub(super) fn build(topology: &'a Topology) -> Result<Self, Stop> {
         fs::create_dir_all(DIR)?;
-        let mut world = Self { program: std::env::current_exe()?, birds: Vec::new(), agents: Vec::new() };
-        match Self::lay_cables().and_then(|()| world.start_routers()) {
+        let program = std::env::current_exe()?;
+        let mut world = Self { topology, program, birds: Vec::new(), agents: Vec::new() };
+        match world.lay_cables().and_then(|()| world.start_routers()) {
             Ok(()) => Ok(world),
             Err(error) => {
                 world.end(false);
@@ -62,33 +65,41 @@ impl World {
         }
     }
 
-    fn lay_cables() -> Result<(), Stop> {
-        let mut lines: Vec<String> = namespaces().iter().map(|netns| format!("netns add {netns}")).collect();
-        let cable = |a: &str, device_a: &str, b: &str, device_b: &str| {
-            format!("link add name {device_a} netns {a} type veth peer name {device_b} netns {b}")
-        };
-        for rack in RACKS {
-            lines.push(cable(SPINE, &format!("tor{}", rack.number), &rack.tor(), "spine"));
-            for host in rack.hosts() {
-                lines.push(cable(&rack.tor(), &host.name(), &host.netns(), "eth0"));
-                lines.push(cable(&host.netns(), "box", &host.container(), "eth0"));
+    fn lay_cables(&self) -> Result<(), Stop> {
+        let Self { topology, .. } = *self;
+        let mut lines: Vec<String> = topology.namespaces().iter().map(|netns| format!("netns add {netns}")).collect();
+        for rack in &topology.racks {
+            let tors = topology.tors_of(&rack.name).map(|tor| &tor.name);
+            for node in tors.chain(topology.hosts_of(&rack.name).map(|host| &host.name)) {
+                lines.push(cable((&rack.name, node), (node, "eth0")));
             }
         }
-        batch(None, &lines)?;
-        batch(Some(SPINE), &spine_lines())?;
-        for rack in RACKS {
-            batch(Some(&rack.tor()), &tor_lines(rack))?;
+        for uplink in &topology.uplinks {
+            let ends: Vec<&String> = uplink.ends.keys().collect();
+            if let [a, b] = ends[..] {
+                lines.push(cable((a, &uplink.name), (b, &uplink.name)));
+            }
         }
-        for host in HOSTS {
-            batch(Some(&host.netns()), &host_lines(host))?;
-            batch(Some(&host.container()), &container_lines(host))?;
+        for host in &topology.hosts {
+            lines.push(cable((&host.name, "box"), (&host.container_name(), "eth0")));
+        }
+        batch(None, &lines)?;
+        for rack in &topology.racks {
+            batch(Some(&netns(&rack.name)), &switch_lines(topology, &rack.name))?;
+            for tor in topology.tors_of(&rack.name) {
+                batch(Some(&netns(&tor.name)), &tor_lines(topology, tor, rack.lan.len()))?;
+            }
+            for host in topology.hosts_of(&rack.name) {
+                batch(Some(&host.netns()), &host_lines(topology, host, rack.lan.len()))?;
+                batch(Some(&host.container()), &container_lines(host))?;
+            }
         }
         // A new namespace takes some settings from the first one: what this machine has must not matter.
         let plain = ("net/ipv4/conf/all/rp_filter", "0");
-        for router in [SPINE.to_owned()].into_iter().chain(RACKS.map(Rack::tor)) {
-            sysctls(&router, &[("net/ipv4/ip_forward", "1"), plain])?;
+        for tor in &topology.tors {
+            sysctls(&netns(&tor.name), &[("net/ipv4/ip_forward", "1"), plain])?;
         }
-        for host in HOSTS {
+        for host in &topology.hosts {
             // wayleave sets what a routed host needs by itself.
             sysctls(&host.netns(), &[("net/ipv4/ip_forward", "0"), plain])?;
         }
@@ -96,9 +107,8 @@ impl World {
     }
 
     fn start_routers(&mut self) -> Result<(), Stop> {
-        self.start_bird(SPINE, &files::spine())?;
-        for rack in RACKS {
-            self.start_bird(&rack.tor(), &files::tor(rack, Design::Fabric))?;
+        for tor in &self.topology.tors {
+            self.start_bird(&netns(&tor.name), &files::tor(self.topology, tor, Design::Fabric))?;
         }
         Ok(())
     }
@@ -113,10 +123,10 @@ impl World {
     }
 
     /// Gives the ToRs another configuration.
-    pub(super) fn reconfigure_tors(design: Design) -> Result<(), Stop> {
-        for rack in RACKS {
-            let path = |end: &str| format!("{DIR}/{}.{end}", rack.tor());
-            fs::write(path("conf"), files::tor(rack, design))?;
+    pub(super) fn reconfigure_tors(&self, design: Design) -> Result<(), Stop> {
+        for tor in &self.topology.tors {
+            let path = |end: &str| format!("{DIR}/{}.{end}", netns(&tor.name));
+            fs::write(path("conf"), files::tor(self.topology, tor, design))?;
             let output = tool("birdc").args(["-s", &path("ctl"), "configure"]).output()?;
             if !output.status.success() {
                 let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -128,15 +138,15 @@ impl World {
 
     /// Writes the configuration of every host and starts wayleave there.
     pub(super) fn start_agents(&mut self, design: Design) -> Result<(), Stop> {
-        for host in HOSTS {
-            fs::write(file(host, "toml"), files::host(host, design, Path::new(DIR)))?;
+        for host in &self.topology.hosts {
+            fs::write(file(host, "toml"), files::host(self.topology, host, design, Path::new(DIR)))?;
             self.start_agent(host)?;
         }
         Ok(())
     }
 
     /// Starts wayleave on a host.
-    pub(super) fn start_agent(&mut self, host: Host) -> Result<(), Stop> {
+    pub(super) fn start_agent(&mut self, host: &'a Host) -> Result<(), Stop> {
         let mut run = command(&host.netns(), &self.program.to_string_lossy());
         run.args(["run", "--config"]).arg(file(host, "toml"));
         self.agents.push((host, daemon(run, &file(host, "log"))?));
@@ -144,11 +154,11 @@ impl World {
     }
 
     /// SIGKILL to the wayleave of a host.
-    pub(super) fn kill_agent(&mut self, host: Host) {
-        for (_, child) in self.agents.iter_mut().filter(|(at, _)| *at == host) {
+    pub(super) fn kill_agent(&mut self, host: &Host) {
+        for (_, child) in self.agents.iter_mut().filter(|(at, _)| at.name == host.name) {
             end(child);
         }
-        self.agents.retain(|(at, _)| *at != host);
+        self.agents.retain(|(at, _)| at.name != host.name);
     }
 
     /// SIGTERM to all of them, and waits for their end.
@@ -166,7 +176,7 @@ impl World {
     }
 
     /// Asks the wayleave of a host, as a user would.
-    pub(super) fn ask<T: DeserializeOwned>(&self, host: Host, args: &[&str]) -> Option<T> {
+    pub(super) fn ask<T: DeserializeOwned>(&self, host: &Host, args: &[&str]) -> Option<T> {
         let output = tool(&self.program.to_string_lossy())
             .args(args)
             .arg("--json")
@@ -179,24 +189,24 @@ impl World {
     }
 
     /// The peers of a host.
-    pub(super) fn peers(&self, host: Host) -> Vec<view::Peer> {
+    pub(super) fn peers(&self, host: &Host) -> Vec<view::Peer> {
         self.ask(host, &["peers"]).unwrap_or_default()
     }
 
     /// The paths that a host uses, by prefix.
-    pub(super) fn used(&self, host: Host) -> Vec<view::Route> {
+    pub(super) fn used(&self, host: &Host) -> Vec<view::Route> {
         let routes: Vec<view::Route> = self.ask(host, &["routes"]).unwrap_or_default();
         routes.into_iter().filter(|route| route.best && route.from != "local").collect()
     }
 
     /// Whether all sessions of a host are up.
-    pub(super) fn established(&self, host: Host) -> bool {
+    pub(super) fn established(&self, host: &Host) -> bool {
         let peers = self.peers(host);
         !peers.is_empty() && peers.iter().all(|peer| peer.state == "established")
     }
 
     /// HTTP GET from the metrics port of a host.
-    pub(super) fn metrics(host: Host) -> io::Result<String> {
+    pub(super) fn metrics(host: &Host) -> io::Result<String> {
         inside(&host.netns(), || {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 9887))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -208,18 +218,17 @@ impl World {
     }
 
     /// Whether the kernel can make IP-in-IP devices.
-    pub(super) fn has_ipip() -> bool {
-        let netns = HOSTS.map(Host::netns);
-        let Some(netns) = netns.first() else { return false };
-        let works = ip_works(netns, "link add demo0 type ipip local 10.1.0.11");
-        works && ip_works(netns, "link del demo0")
+    pub(super) fn has_ipip(&self) -> bool {
+        let Some(host) = self.topology.hosts.first() else { return false };
+        let works = ip_works(&host.netns(), &format!("link add demo0 type ipip local {}", host.address));
+        works && ip_works(&host.netns(), "link del demo0")
     }
 
     /// The ends of all logs on stderr, for a demo that failed.
-    pub(super) fn tell_logs() {
-        let logs = HOSTS.iter().map(|host| file(*host, "log"));
-        let routers = [SPINE.to_owned()].into_iter().chain(RACKS.map(Rack::tor));
-        for log in logs.chain(routers.map(|netns| PathBuf::from(format!("{DIR}/{netns}.log")))) {
+    pub(super) fn tell_logs(&self) {
+        let hosts = self.topology.hosts.iter().map(|host| file(host, "log"));
+        let tors = self.topology.tors.iter().map(|tor| PathBuf::from(format!("{DIR}/{}.log", netns(&tor.name))));
+        for log in hosts.chain(tors) {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             eprintln!("--- {}", log.display());
@@ -237,7 +246,7 @@ impl World {
         for child in self.birds.iter_mut().chain(self.agents.iter_mut().map(|(_, child)| child)) {
             end(child);
         }
-        remove();
+        remove(self.topology);
     }
 }
 
@@ -247,48 +256,53 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn file(host: Host, end: &str) -> PathBuf {
-    PathBuf::from(format!("{DIR}/{}.{end}", host.name()))
+fn file(host: &Host, end: &str) -> PathBuf {
+    PathBuf::from(format!("{DIR}/{}.{end}", host.name))
 }
 
-fn spine_lines() -> Vec<String> {
-    let mut lines = vec!["link set dev lo up".to_owned()];
-    for rack in RACKS {
-        let device = format!("tor{}", rack.number);
-        lines.push(format!("addr add {}/30 dev {device}", rack.uplink().0));
-        lines.push(format!("link set dev {device} up"));
+/// A cable: each end is (name of the node or rack, name of the device).
+fn cable((a, device_a): (&str, &str), (b, device_b): (&str, &str)) -> String {
+    let (a, b) = (netns(a), netns(b));
+    format!("link add name {device_a} netns {a} type veth peer name {device_b} netns {b}")
+}
+
+fn switch_lines(topology: &Topology, rack: &str) -> Vec<String> {
+    let mut lines = vec!["link add name lan type bridge".to_owned(), "link set dev lan up".to_owned()];
+    let tors = topology.tors_of(rack).map(|tor| &tor.name);
+    for node in tors.chain(topology.hosts_of(rack).map(|host| &host.name)) {
+        lines.push(format!("link set dev {node} master lan up"));
     }
     lines
 }
 
-fn tor_lines(rack: Rack) -> Vec<String> {
+fn tor_lines(topology: &Topology, tor: &Tor, length: u8) -> Vec<String> {
     let mut lines = vec![
         "link set dev lo up".to_owned(),
-        format!("addr add {}/30 dev spine", rack.uplink().1),
-        "link set dev spine up".to_owned(),
-        "link add name rack type bridge".to_owned(),
-        format!("addr add {}/24 dev rack", rack.gateway()),
-        "link set dev rack up".to_owned(),
+        format!("addr add {}/{length} dev eth0", tor.address),
+        "link set dev eth0 up".to_owned(),
     ];
-    for host in rack.hosts() {
-        lines.push(format!("link set dev {} master rack up", host.name()));
+    for (uplink, here, ..) in topology.uplinks_of(tor) {
+        lines.push(format!("addr add {here}/{} dev {}", uplink.net.len(), uplink.name));
+        lines.push(format!("link set dev {} up", uplink.name));
     }
     lines
 }
 
-fn host_lines(host: Host) -> Vec<String> {
+fn host_lines(topology: &Topology, host: &Host, length: u8) -> Vec<String> {
+    let gateways: Vec<String> =
+        topology.tors_of(&host.rack).map(|tor| format!(" nexthop via {}", tor.address)).collect();
     vec![
         "link set dev lo up".to_owned(),
-        format!("addr add {}/24 dev eth0", host.address()),
+        format!("addr add {}/{length} dev eth0", host.address),
         "link set dev eth0 up".to_owned(),
-        format!("route add default via {}", host.rack().gateway()),
+        format!("route add default{}", gateways.concat()),
         "addr add 169.254.1.1/32 dev box".to_owned(),
         "link set dev box up".to_owned(),
         format!("route add {}/32 dev box", host.container_address()),
     ]
 }
 
-fn container_lines(host: Host) -> Vec<String> {
+fn container_lines(host: &Host) -> Vec<String> {
     vec![
         "link set dev lo up".to_owned(),
         format!("addr add {}/32 dev eth0", host.container_address()),
