@@ -20,7 +20,8 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const PURE: &[&str] = &["net.rs", "config/", "bfd/", "bgp/", "cluster/", "forward/", "firewall/"];
+const PURE: &[&str] =
+    &["net.rs", "config/", "bfd/", "bgp/", "cluster/", "explain/", "forward/", "firewall/", "traffic/"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -102,6 +103,12 @@ const RULES: &[Rule] = &[
         never: &["crate::bgp", "crate::forward", "crate::config"],
     },
     Rule {
+        why: "an explanation is told what is known, it does not look into tables",
+        of: &["explain/"],
+        but: &[],
+        never: &["crate::bgp::rib", "crate::bfd", "crate::forward", "crate::config"],
+    },
+    Rule {
         why: "config names the setting types of the modules it configures and no more of them",
         of: &["config/"],
         but: &[],
@@ -141,12 +148,12 @@ const RULES: &[Rule] = &[
     Rule {
         why: "the command line talks to the daemon over its socket only",
         of: &["cli/"],
-        but: &["cli/run.rs", "cli/check.rs", "cli/clean.rs", "cli/demo"],
+        but: &["cli/run.rs", "cli/check.rs", "cli/clean.rs", "cli/demo", "cli/bundle"],
         never: &["crate::daemon", "crate::io", "crate::bgp", "crate::forward", "crate::firewall", "crate::config"],
     },
     Rule {
         why: "what the daemon shows is plain data",
-        of: &["view.rs", "metrics.rs"],
+        of: &["view/", "metrics/"],
         but: &[],
         never: &["tokio", "crate::io", "crate::daemon", "crate::cli"],
     },

@@ -3,8 +3,8 @@
 use std::net::UdpSocket;
 
 use wayleave::forward::{KernelEvent, Nexthop, NexthopId, NexthopObject, NexthopOp};
-use wayleave::io::netlink::query;
 use wayleave::io::netlink::watch::Watch;
+use wayleave::io::netlink::{meters, query};
 
 use super::watch::{is_route, marker, until};
 use super::*;
@@ -511,7 +511,8 @@ fn packets_follow_the_object() {
         // Over a group of one.
         let sent = async |to: &str| {
             let out = async || {
-                let counters = query::counters().await.unwrap();
+                let index = |name| nix::net::if_::if_nametoindex(name).unwrap();
+                let counters = meters::devices([index("a0"), index("a1")].into()).await.unwrap();
                 let of = |name| counters.iter().find(|c| c.name == name).unwrap().tx_bytes;
                 (of("a0"), of("a1"))
             };

@@ -1,7 +1,8 @@
 //! Writing routes, and reading all of them.
 
 use wayleave::forward::{RouteKind, Target};
-use wayleave::io::netlink::{query, writer};
+use wayleave::io::netlink::{meters, query, writer};
+use wayleave::net::PerFamily;
 
 use super::*;
 
@@ -362,12 +363,37 @@ fn the_kernels_choice_is_told_with_its_route() {
 #[test]
 fn counters_count() {
     in_netns(async || {
-        let before = query::counters().await.unwrap();
+        let lo = async || {
+            // The second is not there.
+            let found = meters::devices([1, 4711].into()).await.unwrap();
+            assert_eq!(found.iter().map(|device| device.name.as_str()).collect::<Vec<_>>(), ["lo"]);
+            found[0].clone()
+        };
+        let before = lo().await;
         let socket = std::net::UdpSocket::bind(local(0)).unwrap();
         socket.send_to(&[0; 100], socket.local_addr().unwrap()).unwrap();
-        let after = query::counters().await.unwrap();
-        let lo = |list: &[query::Counters]| list.iter().find(|c| c.name == "lo").unwrap().clone();
-        assert_eq!(lo(&after).tx_packets, lo(&before).tx_packets + 1);
-        assert_eq!(lo(&after).rx_bytes, lo(&before).rx_bytes + 128, "with IP and UDP headers");
+        let after = lo().await;
+        assert_eq!(after.tx_packets, before.tx_packets + 1);
+        assert_eq!(after.rx_bytes, before.rx_bytes + 128, "with IP and UDP headers");
+        assert!(after.up);
+    });
+}
+
+#[test]
+fn neighbour_tables_say_how_full_they_are() {
+    in_netns(async || {
+        let before = meters::neighbour_tables().await.unwrap();
+        ip("link add a0 type veth peer name a1");
+        ip("link set a0 up");
+        for last in 1..=200 {
+            ip(&format!("neigh replace 192.0.2.{last} lladdr 02:00:00:00:00:01 dev a0 nud permanent"));
+        }
+        let after = meters::neighbour_tables().await.unwrap();
+        for (family, table) in after.iter() {
+            assert!(table.unwrap().limit >= 128, "{family}: {table:?}");
+        }
+        // The kernel counts those of all namespaces, so others may come and go.
+        let entries = |tables: PerFamily<Option<meters::Table>>| tables[Family::Ipv4].unwrap().entries;
+        assert!(entries(after) > entries(before) + 100, "{before:?} {after:?}");
     });
 }

@@ -58,7 +58,8 @@ impl Rack {
         rack
     }
 
-    fn plug(&self, lab: &Lab, space: &Netns, address: &str) {
+    /// Puts a namespace on the switch.
+    pub fn plug(&self, lab: &Lab, space: &Netns, address: &str) {
         lab.link((&self.switch, space.short(), &[]), (space, "eth0", &[&format!("{address}/16")]));
         self.switch.ip(&format!("link set dev {} master br0", space.short()));
     }
@@ -110,7 +111,7 @@ pub fn inside(subnet: &str) -> String {
 }
 
 /// A container on each of two hosts, in the first two of these subnets.
-fn boxes(lab: &Lab, hosts: [&Agent; 2], subnets: &[String]) -> [Netns; 2] {
+pub fn boxes(lab: &Lab, hosts: [&Agent; 2], subnets: &[String]) -> [Netns; 2] {
     [0, 1].map(|at| lab.container(hosts[at].netns(), &format!("box-{at}"), &[&inside(&subnets[at])]))
 }
 
@@ -126,7 +127,7 @@ pub fn sessions(agent: &Agent) -> Vec<(String, String)> {
 }
 
 /// Waits until every one has a route to the subnets of all others.
-fn wait_meshed(agents: &[&Agent]) -> Vec<String> {
+pub fn wait_meshed(agents: &[&Agent]) -> Vec<String> {
     let subnets: Vec<String> = agents.iter().map(|agent| wait_subnet(agent)).collect();
     for (at, agent) in agents.iter().enumerate() {
         for (_, subnet) in subnets.iter().enumerate().filter(|(of, _)| *of != at) {
@@ -345,6 +346,7 @@ fn a_copied_file_is_noticed_by_both() {
             let problems = agent.status()["problems"].to_string();
             problems.contains("10.244.7.0/24 is this node's") && problems.contains(&format!("node {other}"))
         });
+        assert_eq!(agent.metric("wayleave_subnet_rivals"), Some(1.0));
     }
     // Nobody is given what stands in a file.
     let third = start(&lab, &rack, 2, "");

@@ -30,6 +30,7 @@ fn agent(rack: &Rack) -> Agent {
     let agent = Agent::start(&rack.lab, &rack.host, &text);
     holds("the table is there", LIMIT, || table(&rack.host).is_some());
     holds("ready", LIMIT, || agent.status()["ready"] == true);
+    holds("guarded", LIMIT, || agent.status()["firewall"]["tunnel_guard"]["in_force"] == true);
     agent
 }
 

@@ -4,9 +4,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::cluster;
 use crate::harness::agent::{Agent, ROUTE};
 use crate::harness::bird::{Bird, Neighbor, config};
-use crate::harness::holds;
+use crate::harness::etcd::Etcd;
+use crate::harness::{Lab, holds};
 use crate::story::{Config, HOST_AS, Rack, TOR_AS};
 
 fn settled(rack: &Rack, more: &str) -> (Bird, Agent) {
@@ -106,4 +108,37 @@ fn explain_agrees_with_the_kernel() {
     // A more specific route of somebody else takes the traffic.
     rack.host.ip("route add blackhole 10.244.1.5/32 proto static");
     holds("explain sees it", ROUTE, || agent.json(&["explain", "10.244.1.5"]).unwrap()["agree"] == false);
+}
+
+/// An empty table would say that there are no nodes, which nobody knows yet.
+#[test]
+fn a_store_that_was_never_read() {
+    let lab = Lab::new();
+    let rack = cluster::Rack::new(&lab, 1);
+    let agent = Agent::start(&lab, &rack.hosts[0], &cluster::host(0, cluster::POOL, ""));
+    let first = "first synchronisation is over";
+    holds("the first synchronisation", Duration::from_secs(60), || agent.log().contains(first));
+    let shown = |args: &[&str]| {
+        let output = agent.cli(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for args in [&["nodes"][..], &["lease", "all"]] {
+        let text = shown(args);
+        assert!(text.contains("has not been read yet") && text.contains("`wayleave lease`"), "{args:?}: {text}");
+    }
+    // Log, status, metrics and the port for probes say one thing.
+    let said = |text: &str| agent.log().lines().any(|line| line.contains(text));
+    holds("the log says why not", ROUTE, || said("not ready yet reason=\"no subnet yet"));
+    assert!(!said(" ready reason"), "{}", agent.log());
+    assert_eq!(agent.status()["ready"], false);
+    assert_eq!(agent.metric("wayleave_ready"), Some(0.0));
+    let (status, text) = agent.http("/readyz").unwrap();
+    assert!(status == 503 && text.contains("no subnet yet"), "{status} {text}");
+
+    let _etcd = Etcd::start(&lab, &rack.etcd_space, cluster::ETCD);
+    cluster::wait_subnet(&agent);
+    holds("the log says ready", ROUTE, || said(" ready reason"));
+    assert_eq!((&agent.status()["ready"], agent.http("/readyz").unwrap().0), (&true.into(), 200));
+    assert!(shown(&["nodes"]).contains("this node"));
 }

@@ -9,12 +9,12 @@ use crate::harness::holds;
 use crate::harness::speaker::{Speaker, Who, nlri, update};
 use crate::story::{Config, HOST_AS, Rack, TOR_AS};
 
-const SOURCE_AS: u16 = 65066;
+pub const SOURCE_AS: u16 = 65066;
 const DEAF_AS: u16 = 65067;
 const ROUTES: u32 = 100_000;
 
 /// The whole table, ten prefixes to a set of attributes.
-fn table() -> Vec<u8> {
+pub fn table() -> Vec<u8> {
     let sets = 0..ROUTES / 10;
     let updates = sets.map(|set| {
         let path = [&[0x40, 2, 6, 2, 2][..], &SOURCE_AS.to_be_bytes(), &[0x10, (set % 200) as u8]].concat();
@@ -26,7 +26,7 @@ fn table() -> Vec<u8> {
     updates.collect::<Vec<_>>().concat()
 }
 
-fn who(last: u8, asn: u16) -> Who {
+pub fn who(last: u8, asn: u16) -> Who {
     Who {
         local: [10, 0, 0, last].into(),
         remote: [10, 0, 0, 2].into(),

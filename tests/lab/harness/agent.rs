@@ -2,7 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
@@ -46,8 +48,13 @@ impl Agent {
 
     /// The same, with nothing in its log that an operator would not have there.
     pub fn start_quiet(lab: &Lab, space: &Netns, config: &str) -> Self {
+        Self::start_telling(lab, space, config, "wayleave=info")
+    }
+
+    /// The same, with this in its log (`RUST_LOG`).
+    pub fn start_telling(lab: &Lab, space: &Netns, config: &str, log: &str) -> Self {
         let mut agent = Self::prepare(lab, space, config);
-        agent.spawn(lab, "wayleave=info");
+        agent.spawn(lab, log);
         agent
     }
 
@@ -92,8 +99,17 @@ impl Agent {
         } else {
             config.replacen("[network]\n", "[network]\nsubnet_file = \"\"\n", 1)
         };
+        let listen = format!("[metrics]\nlisten = \"127.0.0.1:{METRICS_PORT}\"\n");
+        // Who is to be asked from elsewhere says so.
+        let config = if config.contains("[metrics]\nlisten") {
+            config
+        } else if config.contains("[metrics]\n") {
+            config.replacen("[metrics]\n", &listen, 1)
+        } else {
+            format!("{config}\n{listen}")
+        };
         let text = format!(
-            "state_dir = \"{}\"\n{config}\n[metrics]\nlisten = \"127.0.0.1:{METRICS_PORT}\"\n[control]\nsocket = \"{}\"\n",
+            "state_dir = \"{}\"\n{config}\n[control]\nsocket = \"{}\"\n",
             self.state.display(),
             self.socket.display(),
         );
@@ -134,6 +150,11 @@ impl Agent {
     /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.space
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Its configuration file.
@@ -196,16 +217,25 @@ impl Agent {
         self.best(prefix).is_some_and(|route| route["installed"] == true)
     }
 
-    /// `wayleave explain ADDRESS`, as text.
+    /// `wayleave explain WHAT`, as text; where its lines end is of no account.
     pub fn explain(&self, address: &str) -> String {
         let output = self.cli(&["explain", address]);
         assert!(output.status.success(), "explain {address}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     /// HTTP GET from the metrics port.
     pub fn http(&self, path: &str) -> Option<(u16, String)> {
         self.space.http_get(METRICS_PORT, path)
+    }
+
+    /// HTTP GET from the control socket; `None` while the daemon can't be reached or refuses.
+    pub fn control(&self, path: &str) -> Option<Value> {
+        let mut stream = UnixStream::connect(&self.socket).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: wayleave\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
     /// The value of one series, labels as they are written: `wayleave_x{peer="tor"}`; or the sum of

@@ -6,6 +6,8 @@
 
 pub mod agent;
 pub mod bird;
+pub mod capsule;
+pub mod docker;
 pub mod etcd;
 pub mod frr;
 pub mod kernel;
@@ -13,6 +15,7 @@ pub mod mrt;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod prometheus;
 pub mod pulse;
 #[cfg(test)]
 mod selftest;
