@@ -425,6 +425,7 @@ fn lost_events_are_made_up_for() {
         agent.wait_installed(prefix);
     }
     holds("ready", LIMIT, || agent.status()["ready"] == true);
+    holds("guarded", LIMIT, || agent.status()["firewall"]["tunnel_guard"]["in_force"] == true);
     let (routes, rules) = (our_routes(&rack.host), table(&rack.host));
 
     agent.signal(Signal::SIGSTOP);
