@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::export::ExportSettings;
-use super::{PeerId, Selected};
+use super::{PeerId, Selected, Source};
 use crate::bgp::attrs::Attrs;
 use crate::bgp::message::Codec;
 use crate::bgp::policy::{Edit, Offer};
@@ -107,14 +107,17 @@ pub(super) const CHUNK: usize = 48 << 10;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Set(u32);
 
+/// What exported attributes follow from: address of the attributes, their sender, address of the change,
+/// family.
+type Key = (usize, Source, usize, Family);
+
 /// Collects what to send, then packs it.
 #[derive(Debug)]
 pub(super) struct Packer<'a> {
     settings: &'a ExportSettings,
-    /// Exported attributes of each (attributes, sender, change, family)
-    known: HashMap<(usize, PeerId, usize, Family), Set, RandomState>,
+    known: HashMap<Key, Set, RandomState>,
     sets: Vec<Attrs>,
-    last_known: Option<((usize, PeerId, usize, Family), Set)>,
+    last_known: Option<(Key, Set)>,
     last_equal: (Set, Set, bool),
     buckets: HashMap<Bucket, u32, RandomState>,
     order: Vec<(Bucket, u32)>,
@@ -168,7 +171,7 @@ impl<'a> Packer<'a> {
         // The routes outlive the packer, so their attributes stay where they are.
         let address = Arc::as_ptr(&route.attrs) as usize;
         let edit_address = edit.map_or(0, |edit| std::ptr::from_ref::<Edit>(edit) as usize);
-        let key = (address, route.source.peer, edit_address, prefix.family());
+        let key = (address, route.source, edit_address, prefix.family());
         if let Some((_, set)) = self.last_known.filter(|(known, _)| *known == key) {
             return set;
         }

@@ -200,10 +200,12 @@ impl Peer {
     }
 }
 
-/// Lots without a path are let go.
+/// Lots without a path are let go, but for one that the walk is still to move paths to.
 fn clear_empty(ids: &mut SmallVec<[LotId; 1]>, lots: &mut Lots) {
+    let coming: SmallVec<[LotId; 1]> =
+        ids.iter().filter(|id| lots[**id].paths() > 0).map(|id| lots.newest(*id)).collect();
     ids.retain(|id| {
-        let used = lots[*id].paths() > 0;
+        let used = lots[*id].paths() > 0 || coming.contains(id);
         if !used {
             lots.kill(*id);
         }

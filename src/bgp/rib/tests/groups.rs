@@ -142,6 +142,23 @@ fn what_looks_the_same_is_not_sent_again() {
 }
 
 #[test]
+fn a_client_that_comes_back_by_another_identifier_is_another_originator() {
+    let (mut rib, mut group) = (rib(&[client(4)]), Group::new(settings(false, true)));
+    let mut ear = Receiver::default();
+    group.join(PeerId(5), []);
+    group.drain(PeerId(5), &rib, 4096);
+    for router_id in [client(4).router_id, [5, 5, 5, 4].into()] {
+        rib.peer_up(PeerInfo { router_id, ..client(4) });
+        rib.update(PeerId(4), &reach(&path(&[], "192.0.2.4"), &["10.0.0.0/8"]));
+        let changes = decide(&mut rib, &anywhere, 1);
+        for chunk in group.export(&changes) {
+            chunk.bytes_for(PeerId(5)).for_each(|bytes| ear.feed(&bytes, group.settings().codec));
+        }
+        assert_eq!(ear.routes[&p("10.0.0.0/8")].originator_id, Some(router_id));
+    }
+}
+
+#[test]
 fn who_joins_late_or_lags_gets_the_newest_state() {
     let mut bench = Bench::new(&[2]);
     let tell = |bench: &mut Bench, attrs: &Attrs, prefixes: &[&str]| {

@@ -104,6 +104,21 @@ fn a_refresh_sweeps_what_was_not_sent_again() {
 }
 
 #[test]
+fn a_peer_of_another_kind_that_refreshes_twice_loses_nothing() {
+    let mut rib = rib(&[client(4)]);
+    let attrs = path(&[65009], "192.0.2.4");
+    rib.update(PeerId(4), &reach(&attrs, &["10.0.0.0/8"]));
+    rib.peer_up(PeerInfo { client: false, ..client(4) });
+    rib.mark_stale(PeerId(4), Family::Ipv4);
+    rib.update(PeerId(4), &reach(&attrs, &["11.0.0.0/8"]));
+    // All before a single entry was walked over.
+    rib.mark_stale(PeerId(4), Family::Ipv4);
+    assert_eq!(best(&mut rib, "10.0.0.0/8"), Some(4), "it may be sent again yet");
+    assert_eq!(rib.sweep_stale(PeerId(4), Family::Ipv4), 2);
+    assert_eq!(best(&mut rib, "10.0.0.0/8"), None);
+}
+
+#[test]
 fn a_peer_that_comes_back_as_another_starts_anew() {
     let mut rib = rib(&[external(1)]);
     rib.update(PeerId(1), &reach(&path(&[65001], "192.0.2.1"), &["10.0.0.0/8"]));
