@@ -106,11 +106,11 @@ impl Driver {
             }
             Step::Close => self.feed(Event::Close(notification(6, 1))),
             Step::Fail => {
-                let up = self.up.is_some();
+                let up = self.up;
                 self.feed(Event::Fail(notification(6, 10)));
-                assert!(self.up.is_none(), "over a dead path nothing stays up");
+                assert!(up.is_none_or(|side| !self.held[side]), "over a dead path nothing stays up");
                 let error = self.bench.session.last_error().map(|error| error.reason.label());
-                assert!(!up || error == Some("bfd_down"), "{error:?}");
+                assert!(up.is_none() || error == Some("bfd_down"), "{error:?}");
             }
             Step::Dialled => {
                 if std::mem::take(&mut self.dialling) {
