@@ -79,6 +79,11 @@ impl Object {
         !self.waiting && self.sent.is_none() && !self.is_right()
     }
 
+    /// It is a group that is not guarded, or shall be one.
+    fn is_plain(&self) -> bool {
+        [&self.wanted, &self.actual].into_iter().any(|nexthop| matches!(nexthop, Some(Nexthop::Group(_))))
+    }
+
     /// It does what it shall do, or nothing is wanted of it.
     fn is_right(&self) -> bool {
         let does = |wanted| !self.doubt && self.actual.as_ref().is_some_and(|actual| same(wanted, actual));
@@ -136,13 +141,17 @@ impl Objects {
         let used = used.into();
         // Which sort an object is can't change, so it must not depend on what is alive. More than one
         // best way guard each other, and a plain group avoids those whose neighbour doesn't answer.
-        let wanted = if self.guards(set) {
+        let wanted = if self.guards(set) && !self.known.get(&id).is_some_and(Object::is_plain) {
             Nexthop::Guarded { used, spare: spare.map(|hop| self.hop(hop, set.family)) }
         } else {
             Nexthop::Group(used)
         };
+        self.want(id, &wanted);
+    }
+
+    fn want(&mut self, id: NexthopId, wanted: &Nexthop) {
         let Some(group) = self.known.get_mut(&id) else { return };
-        if group.wanted.as_ref() == Some(&wanted) {
+        if group.wanted.as_ref() == Some(wanted) {
             return;
         }
         let before = group.wanted.replace(wanted.clone());
@@ -154,7 +163,7 @@ impl Objects {
             self.refused.forget(id);
         }
         self.dirty.insert(id);
-        self.count_users(&wanted, |users| users + 1);
+        self.count_users(wanted, |users| users + 1);
         if let Some(before) = before {
             self.count_users(&before, |users| users.saturating_sub(1));
         }
@@ -488,11 +497,25 @@ impl Objects {
             Err(error) => {
                 self.refused.record(*id, error, now);
                 object.waiting = true;
+                self.give_up_guard(*id, error);
             }
         }
         self.dirty.insert(*id);
         self.drop_forgotten();
         recovered
+    }
+
+    /// A group that the kernel doesn't take guarded, though all its hops are there, goes without its backup:
+    /// routes need it.
+    fn give_up_guard(&mut self, id: NexthopId, error: OpError) {
+        let Some(group) = self.known.get(&id) else { return };
+        let (Some(wanted @ Nexthop::Guarded { used, .. }), OpError::Unreachable) = (&group.wanted, error) else {
+            return;
+        };
+        let is_there = |id| self.known.get(&id).is_some_and(|hop| hop.actual.is_some() && !hop.doubt);
+        if !matches!(group.actual, Some(Nexthop::Guarded { .. })) && wanted.members().all(is_there) {
+            self.want(id, &Nexthop::Group(used.clone()));
+        }
     }
 
     /// Nobody knows what became of the writes under way.

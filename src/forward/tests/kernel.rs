@@ -23,6 +23,8 @@ pub struct Kernel {
     pub echoes: bool,
     /// Writes to refuse, whatever they are
     pub refuse: u32,
+    /// It takes no guarded groups
+    pub no_guards: bool,
     /// Writes carried out, refused ones too
     pub written: usize,
     /// The same of nexthop objects, without removals
@@ -99,6 +101,9 @@ impl Kernel {
                 return Err(OpError::Unreachable);
             }
             self.check(&Target::Via([*hop].into()))?;
+        }
+        if self.no_guards && matches!(nexthop, Nexthop::Guarded { .. }) {
+            return Err(OpError::Unreachable);
         }
         let is_hop = |id| matches!(self.nexthops.get(&id), Some(Nexthop::Hop(..)));
         assert!(!matches!(nexthop, Nexthop::Guarded { used, .. } if used.is_empty()), "{op:?}");

@@ -562,9 +562,10 @@ proptest! {
     fn any_order_of_events_ends_in_the_fib_computed_from_scratch(
         echoes in any::<bool>(),
         objects in any::<Option<bool>>(),
+        no_guards in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::new(Kernel { echoes, ..kernel() }, objects);
+        let mut world = World::new(Kernel { echoes, no_guards, ..kernel() }, objects);
         for step in steps {
             world.act(step);
         }
@@ -577,10 +578,11 @@ proptest! {
     #[test]
     fn a_restart_writes_differences_only(
         objects in any::<Option<bool>>(),
+        no_guards in any::<bool>(),
         before in proptest::collection::vec(step(), 1..60),
         between in proptest::collection::vec(step(), 0..6),
     ) {
-        let mut world = World::new(kernel(), objects);
+        let mut world = World::new(Kernel { no_guards, ..kernel() }, objects);
         for step in before {
             world.act(step);
         }
