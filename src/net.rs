@@ -174,6 +174,15 @@ impl Prefix {
     }
 }
 
+/// The prefixes of one family without those that lie in others, sorted.
+pub fn outermost(prefixes: &[Prefix], family: Family) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
+    prefixes.sort_unstable();
+    // Sorted, a prefix comes right after one that covers it.
+    prefixes.dedup_by(|inner, outer| outer.covers(inner));
+    prefixes
+}
+
 impl Hash for Prefix {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self.addr {
@@ -330,6 +339,13 @@ mod tests {
         }
         assert_eq!(p("10.244.7.0/24").first_host(), "10.244.7.1".parse::<IpAddr>().unwrap());
         assert_eq!(p("10.244.7.4/32").first_host(), "10.244.7.4".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn the_outermost_of_a_family() {
+        let all = ["10.0.0.0/8", "2001:db8::/32", "10.0.0.0/16", "9.0.0.0/8", "10.9.0.0/24", "10.0.0.0/8"].map(p);
+        assert_eq!(outermost(&all, Family::Ipv4), ["9.0.0.0/8", "10.0.0.0/8"].map(p));
+        assert_eq!(outermost(&all, Family::Ipv6), ["2001:db8::/32"].map(p));
     }
 
     #[test]

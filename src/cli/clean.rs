@@ -23,19 +23,19 @@ pub(super) struct Clean {
 
 impl Clean {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<ExitCode, Error> {
-        let config = match load::load(&self.config.config) {
-            Ok(config) => config,
+        let remains = match load::remains(&self.config.config) {
+            Ok(remains) => remains,
             Err(errors) => {
                 eprintln!("{}", errors.join("\n"));
                 return Ok(ExitCode::from(USAGE));
             }
         };
-        if !self.force && std::os::unix::net::UnixStream::connect(&config.control.socket).is_ok() {
+        if !self.force && std::os::unix::net::UnixStream::connect(&remains.socket).is_ok() {
             return Err(Error::Refused(
                 "the daemon is running and would put everything back; stop it first, or use --force".to_owned(),
             ));
         }
-        let done = clean::clean(&config)?;
+        let done = clean::clean(&remains)?;
         if self.json {
             writeln!(out, "{}", serde_json::to_string(&done)?)?;
         } else {

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use crate::config::SecretError;
 use crate::net::{Asn, Prefix};
@@ -195,10 +194,10 @@ pub enum Problem {
         most: u8,
     },
     /// A password file that can't be used
-    #[error("{} {error}", .path.display())]
+    #[error("{file} {error}")]
     Secret {
         /// The file
-        path: PathBuf,
+        file: String,
         /// What is wrong with it
         error: SecretError,
     },

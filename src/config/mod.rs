@@ -87,9 +87,45 @@ pub fn parse(
     }
 }
 
+/// What it takes to clean up after a daemon.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remains {
+    /// `state_dir`
+    pub state_dir: PathBuf,
+    /// `kernel.protocol`
+    pub protocol: u8,
+    /// `control.socket`
+    pub socket: PathBuf,
+}
+
+/// Reads what it takes to clean up, whatever else is wrong: an older program doesn't know every key, and nobody keeps
+/// password files for that.
+pub fn remains(text: &str) -> Result<Remains, Vec<Diagnostic>> {
+    let file = File::new(text);
+    let (entries, errors) = DeTable::parse_recoverable(text);
+    let remains = Table::root(&file, entries.get_ref(), |root| {
+        let state_dir = state_dir(root);
+        let kernel = root.section("kernel", host::kernel);
+        let control = root.section("control", host::control);
+        Some(Remains { state_dir, protocol: kernel?.protocol, socket: control?.socket })
+    });
+    let mut found = with_syntax(file, entries.get_ref(), &errors);
+    // Without a key: no TOML, and so nobody knows what was skipped.
+    let minded = ["", "state_dir", "kernel", "kernel.protocol", "control", "control.socket"];
+    found.retain(|diagnostic| minded.contains(&diagnostic.key.as_str()));
+    match remains {
+        Some(remains) if found.is_empty() => Ok(remains),
+        _ => Err(found),
+    }
+}
+
+fn state_dir(root: &Table<'_>) -> PathBuf {
+    root.word("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/wayleave"))
+}
+
 fn config(root: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Config> {
     // Every section is read before the first `?`, so that one bad section doesn't hide another.
-    let state_dir = root.word("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/wayleave"));
+    let state_dir = state_dir(root);
     let node = root.section("node", host::node);
     let store = root.section("store", |table| store::read(table, read_secret)).flatten();
     let network = root.section("network", |table| network::read(table, store.as_ref()));

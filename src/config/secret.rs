@@ -43,10 +43,12 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SecretError {
     /// The operating system doesn't let us read it, or it is no text
-    #[error("can't be read ({0}); write the path of a file that we may read")]
+    #[error("can't be read ({0}); write the path of a file that the daemon may read")]
     Unreadable(io::ErrorKind),
     /// Others than its owner and group may read it
-    #[error("has mode {mode:04o}, so everybody can read it; make it 0600")]
+    #[error(
+        "has mode {mode:04o}, so everybody can read it; chmod 640, owned by root, in the group that the daemon runs as (chgrp wayleave)"
+    )]
     WorldReadable {
         /// Permission bits
         mode: u32,

@@ -9,7 +9,7 @@ use crate::bgp::attrs::{Community, LargeCommunity};
 use crate::config::ReadSecret;
 use crate::config::diagnostic::Problem;
 use crate::config::reader::{Place, Table, Value};
-use crate::config::secret::Secret;
+use crate::config::secret::{Secret, SecretError};
 use crate::net::{Asn, Prefix, PrefixError};
 
 /// A setting that is written as one text.
@@ -171,11 +171,20 @@ pub(super) fn communities<T: Word + Ord>(table: &Table<'_>, key: &'static str) -
 /// `password_file` of a peer and of `[store]`.
 pub(super) fn password(table: &Table<'_>, read_secret: &mut ReadSecret<'_>) -> Option<Secret> {
     let value = table.value("password_file")?;
-    let path: PathBuf = value.word()?;
+    // Whoever mistakes the key writes the password itself here: what stands there gets into no log.
+    let Some(path) = value.as_text().and_then(PathBuf::parse) else {
+        let found = "what stands here".to_owned();
+        value.report(Problem::Unfit { found, wanted: PathBuf::WANTED.to_owned() });
+        return None;
+    };
     match read_secret(&path).and_then(|content| Secret::new(&content)) {
         Ok(secret) => Some(secret),
         Err(error) => {
-            value.report(Problem::Secret { path, error });
+            let file = match error {
+                SecretError::Unreadable(_) => "the file named here".to_owned(),
+                _ => path.display().to_string(),
+            };
+            value.report(Problem::Secret { file, error });
             None
         }
     }

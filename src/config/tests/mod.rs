@@ -3,6 +3,7 @@
 mod errors;
 mod overlay;
 mod reload;
+mod remains;
 mod samples;
 mod values;
 
