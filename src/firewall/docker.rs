@@ -3,7 +3,7 @@
 //! dockerd sets the policy of FORWARD to DROP and lets nothing in to a container but answers and published
 //! ports. `DOCKER-USER` is the chain that it walks first, never changes, and keeps across its restarts.
 
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, outermost};
 
 /// Docker's chain for rules of others, in the table `filter`.
 pub const CHAIN: &str = "DOCKER-USER";
@@ -13,13 +13,7 @@ const COMMENT: &str = "--comment wayleave ";
 /// The rules of one family, as `iptables -S` shows them after the chain's name: from the pools to our subnets. Without
 /// the source anybody with a route could reach ports that are not published.
 pub fn rules(pools: &[Prefix], subnets: &[Prefix], family: Family) -> Vec<String> {
-    let of = |prefixes: &[Prefix]| {
-        let mut prefixes: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
-        prefixes.sort_unstable();
-        prefixes.dedup_by(|inner, outer| outer.covers(inner));
-        prefixes
-    };
-    let subnets = of(subnets);
+    let subnets = outermost(subnets, family);
     // A prefix of everything is not shown.
     let option = |name: &str, prefix: &Prefix| {
         if prefix.len() == 0 { String::new() } else { format!("{name} {prefix} ") }
@@ -27,7 +21,7 @@ pub fn rules(pools: &[Prefix], subnets: &[Prefix], family: Family) -> Vec<String
     let rule = |pool: &Prefix, subnet: &Prefix| {
         format!("{}{}-m comment {COMMENT}-j ACCEPT", option("-s", pool), option("-d", subnet))
     };
-    of(pools).iter().flat_map(|pool| subnets.iter().map(move |subnet| rule(pool, subnet))).collect()
+    outermost(pools, family).iter().flat_map(|pool| subnets.iter().map(move |subnet| rule(pool, subnet))).collect()
 }
 
 /// What `iptables-restore --noflush` takes to bring the chain, as `iptables -S DOCKER-USER` shows it, to hold each of
@@ -43,8 +37,7 @@ pub fn repair(shown: &str, rules: &[String]) -> Option<String> {
             found.push(rule);
             in_vain |= !reached;
         }
-        // Nothing behind it is ever looked at.
-        reached &= !matches!(rule.split_whitespace().collect::<Vec<_>>().as_slice(), ["-j", _]);
+        reached &= !ends_walk(rule);
     }
     let (mut have, mut want) = (found.clone(), rules.iter().map(String::as_str).collect::<Vec<_>>());
     have.sort_unstable();
@@ -56,6 +49,15 @@ pub fn repair(shown: &str, rules: &[String]) -> Option<String> {
     let new = rules.iter().rev().map(|rule| format!("-I {CHAIN} 1 {rule}\n"));
     let lines: String = gone.chain(new).collect();
     Some(format!("*filter\n{lines}COMMIT\n"))
+}
+
+/// Whether nothing behind a rule is ever looked at. From a chain of somebody's (`-j`) packets come back, and whoever
+/// only logs lets them go on.
+fn ends_walk(rule: &str) -> bool {
+    matches!(
+        rule.split_whitespace().collect::<Vec<_>>().as_slice(),
+        ["-j", "ACCEPT" | "DROP" | "RETURN"] | ["-j", "REJECT", ..] | ["-g", _]
+    )
 }
 
 #[cfg(test)]
@@ -88,13 +90,19 @@ mod tests {
         let (put, take) = (format!("-I DOCKER-USER 1 {ours}"), |rule: &str| format!("-D DOCKER-USER {rule}"));
         let back = line("-j RETURN");
         let put_in = || script(std::slice::from_ref(&put));
+        let anew = || script(&[take(ours), put.clone()]);
         let cases = [
             ("a fresh chain", String::new(), put_in()),
             ("as old versions of Docker leave it", back.clone(), put_in()),
             ("so it should be", line(ours) + &back, None),
             ("others may stand above it", line("-s 10.9.0.0/16 -j DROP") + &line(ours), None),
+            ("a chain that packets come back from", line("-j ufw-user-forward") + &line(ours), None),
+            ("a log", line("-j LOG --log-prefix \"in \"") + &line("-j LOG") + &line(ours), None),
+            ("rejected", line("-j REJECT --reject-with icmp-port-unreachable") + &line(ours), anew()),
+            ("dropped", line("-j DROP") + &line(ours), anew()),
+            ("away for good", line("-g elsewhere") + &line(ours), anew()),
             ("twice", line(ours) + &line(ours), script(&[take(ours), take(ours), put.clone()])),
-            ("never reached", back.clone() + &line(ours), script(&[take(ours), put.clone()])),
+            ("never reached", back.clone() + &line(ours), anew()),
             ("of another subnet", line(&old), script(&[take(&old), put.clone()])),
             ("not ours, though it does the same", line("-s 10.244.0.0/16 -d 10.244.7.0/24 -j ACCEPT"), put_in()),
         ];

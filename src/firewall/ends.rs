@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// bit (RFC 4724 §3: 4095 s).
 const KEEP: Duration = Duration::from_secs(4200);
 
+/// Ends that nobody names any more and that are known still: whoever names other ones all the time must not fill the
+/// memory.
+const MOST: usize = 65_536;
+
 /// Known tunnel ends.
 #[derive(Debug, Default)]
 pub struct Ends {
@@ -28,8 +32,8 @@ impl Ends {
     }
 
     /// These are named now. `complete`: whoever there is has had the time to be heard of; until then nobody is
-    /// forgotten.
-    pub fn name(&mut self, named: &BTreeSet<Ipv4Addr>, complete: bool, now: Instant) {
+    /// forgotten. Returns how many had to be forgotten before their time, the longest unnamed first.
+    pub fn name(&mut self, named: &BTreeSet<Ipv4Addr>, complete: bool, now: Instant) -> usize {
         for (end, last) in &mut self.known {
             if named.contains(end) {
                 *last = None;
@@ -41,6 +45,15 @@ impl Ends {
             self.known.insert(*end, None);
         }
         self.known.retain(|_, last| last.is_none_or(|last| now.saturating_duration_since(last) < KEEP));
+        let too_many = self.known.values().flatten().count().saturating_sub(MOST);
+        if too_many > 0 {
+            let mut unnamed: Vec<_> = self.known.iter().filter_map(|(end, last)| Some(((*last)?, *end))).collect();
+            unnamed.sort_unstable();
+            for (_, end) in unnamed.iter().take(too_many) {
+                self.known.remove(end);
+            }
+        }
+        too_many
     }
 
     /// All of them.
@@ -79,5 +92,17 @@ mod tests {
         }
         ends.name(&set(&[]), true, at(21_601 + 4200));
         assert_eq!(ends.known(), set(&[2]), "the one has had its time, the other is gone since now");
+    }
+
+    #[test]
+    fn a_peer_that_names_others_all_the_time_fills_no_memory() {
+        let (mut ends, start) = (Ends::default(), Instant::now());
+        let portion = |n: u32| (0..40_000).map(|i| Ipv4Addr::from_bits(n << 24 | i)).collect::<BTreeSet<_>>();
+        let forgotten: Vec<usize> =
+            (1..=4).map(|n| ends.name(&portion(n), true, start + Duration::from_secs(n.into()))).collect();
+        assert_eq!(forgotten, [0, 0, 80_000 - MOST, 40_000]);
+        let known = ends.known();
+        assert_eq!(known.len(), 40_000 + MOST);
+        assert!(portion(4).is_subset(&known) && portion(3).is_subset(&known), "the longest unnamed went");
     }
 }

@@ -16,8 +16,8 @@ pub const TABLE: &str = "firewalld";
 pub struct Needs {
     /// All containers: between them everything is forwarded
     pub pools: Vec<Prefix>,
-    /// Devices that lead to other nodes and routers, sorted
-    pub uplinks: Vec<String>,
+    /// Devices that lead to other nodes and routers, with the networks there
+    pub uplinks: BTreeMap<String, Vec<Prefix>>,
     /// The tunnel device, if there may be one: its packets are protocol 4 on the uplinks
     pub tunnel: Option<String>,
     /// Ports that are open on the uplinks: `179/tcp`
@@ -43,7 +43,7 @@ pub fn commands(table: &str, needs: &Needs) -> Vec<String> {
     let protocol = needs.tunnel.iter().map(|_| Wanted::Tunnel);
     let wanted: Vec<Wanted<'_>> = protocol.chain(needs.ports.iter().map(|port| Wanted::Port(port))).collect();
     let mut zones: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for zone in needs.uplinks.iter().filter_map(|uplink| table.zone_of(uplink, &needs.pools)) {
+    for zone in needs.uplinks.iter().filter_map(|(uplink, networks)| table.zone_of(uplink, networks)) {
         let refused = wanted.iter().filter(|wanted| !table.takes(zone, **wanted));
         let options: Vec<String> = refused.map(|wanted| wanted.option()).collect();
         if !options.is_empty() {
@@ -146,8 +146,8 @@ impl<'a> Table<'a> {
         self.chains.get(chain).is_some_and(|rules| rules.contains(&"accept"))
     }
 
-    /// The zone that packets come in by over a device.
-    fn zone_of(&self, device: &str, pools: &[Prefix]) -> Option<&'a str> {
+    /// The zone that packets come in by over a device; none: there is none, or all of the device's networks are trusted.
+    fn zone_of(&self, device: &str, networks: &[Prefix]) -> Option<&'a str> {
         let fits = |dispatch: &Dispatch<'_>| match dispatch.device {
             Some(name) => name.strip_suffix('*').map_or(name == device, |start| device.starts_with(start)),
             None => false,
@@ -157,11 +157,13 @@ impl<'a> Table<'a> {
         let rest = |dispatch: &Dispatch<'_>| dispatch.device.is_none() && self.is_zone(dispatch.chain);
         let chain = zones().find(fits).or_else(|| zones().find(rest))?.chain;
         // Who trusts the underlay by its addresses needs nothing more.
-        let by_source = |dispatch: &Dispatch<'_>| {
-            let source = dispatch.source.filter(|source| source.family() == Family::Ipv4);
-            source.is_some_and(|source| !pools.iter().any(|pool| pool.overlaps(&source)))
+        let trusted: Vec<Dispatch<'_>> =
+            self.dispatches("IN_").filter(|dispatch| self.accepts_all(dispatch.chain)).collect();
+        let is_trusted = |network: &Prefix| {
+            trusted.iter().any(|dispatch| dispatch.source.is_some_and(|source| source.covers(network)))
         };
-        if self.dispatches("IN_").filter(by_source).any(|dispatch| self.accepts_all(dispatch.chain)) {
+        let mut ipv4 = networks.iter().filter(|network| network.family() == Family::Ipv4).peekable();
+        if ipv4.peek().is_some() && ipv4.all(is_trusted) {
             return None;
         }
         chain.strip_prefix("filter_IN_")
@@ -191,7 +193,11 @@ mod tests {
     fn needs() -> Needs {
         Needs {
             pools: vec!["10.244.0.0/16".parse().unwrap()],
-            uplinks: vec!["eth0".to_owned()],
+            uplinks: [(
+                "eth0".to_owned(),
+                ["192.0.2.0/25", "fe80::/64"].map(|network| network.parse().unwrap()).into(),
+            )]
+            .into(),
             tunnel: Some("wayleave0".to_owned()),
             ports: vec!["179/tcp".to_owned()],
         }
@@ -213,7 +219,8 @@ mod tests {
             "\t\tgoto filter_IN_public",
             "\t\tip saddr 192.0.2.0/24 goto filter_IN_trusted\n\t\tgoto filter_IN_public",
         ) + "\tchain filter_IN_trusted {\n\t\taccept\n\t}\n\tchain filter_IN_trusted_allow {\n\t}\n";
-        let cases: [(&str, &str, &[&str]); 7] = [
+        let elsewhere = trusting.replace("ip saddr 192.0.2.0/24", "ip saddr 203.0.113.7");
+        let cases: [(&str, &str, &[&str]); 8] = [
             ("as it is after its installation", FRESH, &[source, device, protocol, port, reload]),
             ("all done", DONE, &[]),
             ("done in the default zone", &default_only, &[]),
@@ -221,6 +228,7 @@ mod tests {
             ("a narrower one won't", &narrow, &[source, device, reload]),
             ("the protocol went again", &DONE.replace("meta l4proto ipencap accept", ""), &[protocol, reload]),
             ("the underlay is trusted by its addresses", &trusting, &[source, device, reload]),
+            ("somebody else is trusted", &elsewhere, &[source, device, protocol, port, reload]),
         ];
         for (why, table, wanted) in cases {
             assert_eq!(commands(table, &needs()), wanted, "{why}");

@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 pub use self::verdict::{SourceNat, source_nat};
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, outermost};
 
 /// The rules of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -175,11 +175,8 @@ fn chain(name: &str, priority: &str, rules: impl Iterator<Item = String>) -> Str
 
 /// The prefixes of one family as an anonymous set; `None` if there are none.
 fn of(prefixes: &[Prefix], family: Family) -> Option<String> {
-    let mut prefixes: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| prefix.family() == family).collect();
-    prefixes.sort_unstable();
-    // Elements of a set must not overlap. Sorted, a prefix comes right after one that covers it.
-    prefixes.dedup_by(|inner, outer| outer.covers(inner));
-    let elements: Vec<String> = prefixes.iter().map(Prefix::to_string).collect();
+    // Elements of a set must not overlap.
+    let elements: Vec<String> = outermost(prefixes, family).iter().map(Prefix::to_string).collect();
     (!elements.is_empty()).then(|| format!("{{ {} }}", elements.join(", ")))
 }
 

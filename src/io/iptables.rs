@@ -55,7 +55,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why rules could not be read or written. Nothing was changed.
+/// Why rules could not be read or written. Nothing was changed, but after a timeout nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     /// The program is not installed.

@@ -4,7 +4,7 @@ use std::io;
 
 use super::program::{self, LIMIT};
 
-/// Why a ruleset is not in the kernel. Whatever the reason, nothing was changed.
+/// Why a ruleset is not in the kernel. Nothing was changed, but after a timeout nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// The program is not installed.

@@ -2,7 +2,10 @@
 //! chain without a Docker, firewalld.
 
 use std::fmt::Write;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -71,11 +74,11 @@ fn refused(agent: &Agent, packets: u64) {
     assert_eq!(metric("firewall_refused_bytes_total"), Some(bytes), "20 bytes of header, 40 of content");
 }
 
-/// The number that the kernel gave the guard's set: another one is another set.
+/// The number that the kernel gave our table: another one is another table.
 fn handle(host: &Netns) -> String {
-    let shown = host.command("nft").args(["-a", "list", "set", "inet", "wayleave", "tunnel_ends"]).output().unwrap();
+    let shown = host.command("nft").args(["-a", "list", "table", "inet", "wayleave"]).output().unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    shown.lines().find_map(|line| line.split_once("# handle ")).unwrap().1.to_owned()
+    shown.lines().next().unwrap().split_once("# handle ").unwrap().1.to_owned()
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn tunnelled_packets_are_taken_from_known_ends_only() {
     holds("tunnels of others on this host", LIMIT, || came(&rack.host, STRANGER) == 2);
 
     // A next hop that says that it ends tunnels (RFC 9012 §4.1).
-    let set = handle(&rack.host);
+    let table = handle(&rack.host);
     let mut session = Neighbor::new("host", (PEER, TOR_AS), ("10.0.0.2", HOST_AS));
     session.channel = "import all; export filter { bgp_next_hop = 10.0.0.40; \
                        bgp_ext_community.add((generic, 0x030c0000, 7)); accept; };";
@@ -113,7 +116,7 @@ fn tunnelled_packets_are_taken_from_known_ends_only() {
     tunnelled(&rack.tor, STRANGER, "10.0.0.2", 1);
     refused(&agent, 6);
     assert_eq!(came(&rack.host, NODE), 4);
-    assert_eq!(handle(&rack.host), set, "ends come and go without a new table");
+    assert_eq!(handle(&rack.host), table, "ends come and go without a new table");
 
     // A prefix that the operator names, and takes back.
     agent.reload(&text("tunnel_endpoints = [\"10.0.0.128/26\"]"));
@@ -161,13 +164,14 @@ fn run(host: &Netns, command: &str) {
 #[test]
 fn the_rule_is_wherever_the_chain_is_and_nowhere_else() {
     let rack = Rack::new();
+    let names =
+        || rack.host.run(|| std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default());
+    // Older kernels make the tables of a module that is loaded in each new namespace.
+    let before = names();
     let mut agent = Agent::start(&rack.lab, &rack.host, &Config::host().text());
     holds("it runs", LIMIT, || agent.status()["firewall"]["in_force"] == true);
     assert_eq!(agent.status()["firewall"]["docker"], json!({"enabled": true, "tools": [], "error": null}));
-    let legacy = std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| names.contains("filter"));
-    let names =
-        || rack.host.run(|| std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default());
-    assert!(legacy || names().is_empty(), "no table is made where there was none");
+    assert_eq!(names(), before, "no table is made where there was none");
 
     let comment = "-m comment --comment wayleave -j ACCEPT";
     let (ipv4, ipv6) = (
@@ -227,6 +231,35 @@ fn the_rule_is_wherever_the_chain_is_and_nowhere_else() {
     }
 }
 
+#[test]
+fn a_program_that_hangs_keeps_nobody_else_waiting() {
+    let rack = Rack::new();
+    // The daemon finds another iptables than we do.
+    let (programs, daemon) = (rack.lab.path("programs"), rack.lab.path("daemon"));
+    let script = |path: &Path, text: &str| {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    };
+    fs::create_dir(&programs).unwrap();
+    let hanging = programs.join("iptables-nft");
+    script(&hanging, "exec sleep 600");
+    script(&daemon, &format!("PATH={}:$PATH exec {WAYLEAVE} \"$@\"", programs.display()));
+    for tool in ["iptables-nft", "ip6tables-nft"] {
+        run(&rack.host, &format!("{tool} -w -N DOCKER-USER"));
+    }
+    let mut agent = Agent::prepare(&rack.lab, &rack.host, &Config::host().text());
+    agent.upgrade(daemon);
+    agent.launch(&rack.lab);
+    holds("the other family has its rule", Duration::from_secs(60), || rules(&rack.host, "ip6tables-nft").len() == 1);
+    let status = agent.status();
+    let error = status["firewall"]["docker"]["error"].as_str().unwrap_or_default();
+    assert_eq!(error, "iptables-nft did not end within 10 s", "{status}");
+    assert_eq!(agent.metric("wayleave_firewall_in_force"), Some(0.0));
+    fs::remove_file(hanging).unwrap();
+    holds("it hangs no more", Duration::from_secs(60), || rules(&rack.host, "iptables-nft").len() == 1);
+    holds("nothing is wrong any more", LIMIT, || agent.status()["firewall"]["docker"]["error"].is_null());
+}
+
 /// A D-Bus and firewalld in a host of their own, with firewalld's own settings copied there.
 const FIREWALLD: &str = r#"
 mount -t tmpfs tmpfs /run
@@ -249,6 +282,7 @@ fn firewalld_is_told_what_to_let_through() {
     let guest = rack.lab.container(&rack.host, "guest", &["10.244.7.2"]);
     holds("the ToR knows the way", ROUTE, || inside.ping("10.244.7.2", 1) == 1);
     assert_eq!(agent.status()["firewall"]["firewalld"], json!([]), "it isn't here");
+    assert_eq!(agent.metric("wayleave_firewalld_rejects"), None);
 
     let firewalld = Capsule::start(&rack.lab, &rack.host, "firewalld", FIREWALLD);
     let type_in = |command: &str| {
@@ -262,6 +296,8 @@ fn firewalld_is_told_what_to_let_through() {
         (commands.as_array().unwrap().len() == 5).then_some(commands)
     });
     assert_eq!(inside.ping("10.244.7.2", 1), 0, "firewalld rejects what comes for containers");
+    let rejects = || agent.metric("wayleave_firewalld_rejects");
+    assert_eq!(rejects(), Some(1.0));
     let commands: Vec<String> = serde_json::from_value(commands).unwrap();
     let status = agent.status();
     assert!(status["problems"].to_string().contains(&commands.join(" && ")), "{status}");
@@ -275,6 +311,7 @@ fn firewalld_is_told_what_to_let_through() {
         assert!(done, "{command}: {said}");
     }
     holds("nothing is left to type", LIMIT, || agent.status()["firewall"]["firewalld"] == json!([]));
+    assert_eq!(rejects(), Some(0.0));
     holds("containers are reached again", ROUTE, || {
         inside.ping("10.244.7.2", 1) == 1 && guest.ping("10.244.1.2", 1) == 1
     });

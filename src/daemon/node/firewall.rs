@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::repairs::{Repairs, Thing};
-use super::{TABLE, with_source};
+use super::{TABLE, soon, with_source};
 use crate::config::Config;
 use crate::firewall::{Counted, Guard, REFUSED, Ruleset};
 use crate::io::netlink::nftables::{self, Heard, Scope, TableWatch};
-use crate::io::{nft, suspects};
+use crate::io::nft::{self, NftError};
+use crate::io::suspects;
 use crate::metrics::Metrics;
 
 const SCOPE: [Scope; 1] = [Scope::inet(TABLE)];
@@ -74,8 +75,11 @@ impl Firewall {
 
     /// Brings the table to what is wanted, if that is not in force.
     pub(super) async fn bring_up(&mut self, config: &Config, guard: Option<Guard>) {
+        if !config.kernel.install {
+            return;
+        }
         let network = &config.network;
-        let subnets = network.subnets.clone().filter(|_| config.kernel.install).unwrap_or_default();
+        let subnets = network.subnets.clone().unwrap_or_default();
         let (pools, masquerade) = (network.pools.clone(), network.masquerade);
         let ruleset = Ruleset { table: TABLE.to_owned(), subnets, pools, masquerade, guard };
         if self.applied.as_ref() == Some(&ruleset) {
@@ -85,13 +89,12 @@ impl Firewall {
         if !self.enabled {
             *self = Self { error: self.error.take(), ..Self::new(Arc::clone(&self.metrics)) };
         }
-        let before = self.applied.as_ref().filter(|_| self.listing.is_some());
-        if let Some(script) = before.and_then(|before| ruleset.ends_script(before)) {
-            self.write(&script, ruleset.clone()).await;
-            // Somebody was faster, and has removed what was to be changed.
-            if self.error.is_none() {
-                return;
-            }
+        // In a table that somebody has changed ends alone make nothing right.
+        if let Some(script) = self.applied.as_ref().and_then(|before| ruleset.ends_script(before))
+            && matches!(self.inspect().await, Ok(None))
+            && self.change_ends(&script, &ruleset).await
+        {
+            return;
         }
         self.apply(ruleset).await;
     }
@@ -101,7 +104,7 @@ impl Firewall {
         self.error.is_some()
     }
 
-    /// Replaces the table.
+    /// Replaces the table, or removes it where nothing is wanted.
     async fn apply(&mut self, ruleset: Ruleset) {
         if self.enabled && self.watch.is_none() {
             // Before the write, so that all after it is heard. Fails where nftables loads with the first rule.
@@ -109,25 +112,44 @@ impl Firewall {
         }
         // The counter goes with the table: the new one goes on from what was seen.
         self.count();
-        self.write(&ruleset.script(self.metrics.firewall.refused()), ruleset).await;
+        let before = nftables::generation().ok();
+        let written = if self.enabled || SCOPE[0].exists() {
+            nft::apply(&ruleset.script(self.metrics.firewall.refused())).await
+        } else {
+            Ok(())
+        };
+        match written {
+            Ok(()) => self.wrote(before, ruleset).await,
+            Err(error) => {
+                let error = with_source(&error);
+                if self.error.as_ref() != Some(&error) {
+                    tracing::error!(error, "the firewall table could not be set");
+                }
+                self.applied = None;
+                self.error = Some(error);
+            }
+        }
     }
 
-    async fn write(&mut self, script: &str, ruleset: Ruleset) {
-        let before = nftables::generation().ok();
-        let error = match nft::apply(script).await {
-            Ok(()) => None,
-            // Nothing is wanted, and where nft doesn't work nothing of ours can be there.
-            Err(_) if !self.enabled => None,
-            Err(error) => Some(with_source(&error)),
-        };
-        if let Some(error) = &error
-            && self.error.as_ref() != Some(error)
-        {
-            tracing::error!(error, "the firewall table could not be set");
+    /// Changes the ends in a table that was found as we left it; whether it could be done.
+    async fn change_ends(&mut self, script: &str, ruleset: &Ruleset) -> bool {
+        // Nothing is undone by this, so what somebody did since the table was found right is to be heard.
+        let before = self.verified;
+        match nft::apply(script).await {
+            Ok(()) => self.wrote(before, ruleset.clone()).await,
+            Err(error) => {
+                tracing::debug!(error = with_source(&error), "tunnel ends can't be changed, the table is replaced");
+                return false;
+            }
         }
-        self.applied = error.is_none().then_some(ruleset);
-        self.error = error;
-        if self.enabled && self.applied.is_some() {
+        true
+    }
+
+    /// Our write came after the generation `before`.
+    async fn wrote(&mut self, before: Option<u32>, ruleset: Ruleset) {
+        self.applied = Some(ruleset);
+        self.error = None;
+        if self.enabled {
             self.listing = nft::list(TABLE).await.ok().flatten();
             // After the listing: what came before it, and may show in it, is a transaction too many.
             self.verified = nftables::generation().ok();
@@ -143,9 +165,9 @@ impl Firewall {
         }
     }
 
-    /// Whether all that is wanted is in force; none: nothing is wanted.
+    /// Whether all is as wanted; none: nothing is wanted, and nothing of ours is there.
     pub(super) fn in_force(&self) -> Option<bool> {
-        self.enabled.then(|| self.applied.is_some())
+        (self.enabled || self.error.is_some()).then(|| self.applied.is_some())
     }
 
     /// The guard in force.
@@ -155,10 +177,13 @@ impl Firewall {
 
     /// Takes news in; whether a look is needed.
     pub(super) fn take(&mut self, heard: Heard) -> bool {
-        let mut suspicious = heard.overrun;
+        if heard.overrun && self.enabled {
+            // Not at once: where so much changes it may happen again and again.
+            self.again.get_or_insert_with(soon);
+        }
+        let mut suspicious = false;
         for transaction in heard.touched {
-            // Generations are numbered in a circle.
-            let is_by = |at: u32| transaction.generation.wrapping_sub(at).cast_signed() <= 0;
+            let is_by = |at| nftables::is_by(transaction.generation, at);
             match self.written {
                 // Undone by our write.
                 Some((before, _)) if is_by(before) => continue,
@@ -178,7 +203,26 @@ impl Firewall {
         suspicious && self.enabled
     }
 
-    /// Looks, unless nothing of nftables has changed since the last look, and puts right what is wrong.
+    /// What became of the table since our last write, unless nothing of nftables has changed since the last look;
+    /// none: it is as we left it.
+    async fn inspect(&mut self) -> Result<Option<&'static str>, NftError> {
+        let generation = nftables::generation().ok();
+        if self.listing.is_some() && generation.is_some() && generation == self.verified {
+            return Ok(None);
+        }
+        let shown = nft::list(TABLE).await?;
+        Ok(match &shown {
+            None => Some("firewall table was removed"),
+            Some(_) if shown != self.listing => Some("firewall table was changed"),
+            Some(_) => {
+                // As of before the look: what came since will be heard.
+                self.verified = generation;
+                None
+            }
+        })
+    }
+
+    /// Looks and puts right what is wrong.
     pub(super) async fn check(&mut self, repairs: &mut Repairs) {
         self.again = None;
         let Some(ruleset) = self.applied.clone().filter(|_| self.enabled) else { return };
@@ -187,18 +231,13 @@ impl Firewall {
             self.again = Some(at);
             return;
         }
-        let generation = nftables::generation().ok();
-        if self.listing.is_some() && generation.is_some() && generation == self.verified {
-            return;
-        }
-        let found = match nft::list(TABLE).await {
-            Ok(shown) if shown.is_some() && shown == self.listing => {
-                // As of before the look: what came since will be heard.
-                self.verified = generation;
+        let found = match self.inspect().await {
+            Ok(None) => return,
+            Ok(Some(found)) => found,
+            Err(error @ NftError::TimedOut) => {
+                tracing::warn!(%error, "the firewall table can't be looked at, trying again");
                 return;
             }
-            Ok(None) => "firewall table was removed",
-            Ok(Some(_)) => "firewall table was changed",
             Err(error) => {
                 tracing::debug!(error = with_source(&error), "the firewall table can't be looked at, written again");
                 return self.apply(ruleset).await;
@@ -234,6 +273,7 @@ pub fn refused() -> std::io::Result<Option<Counted>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::in_netns;
     use super::*;
     use crate::io::netlink::nftables::Transaction;
 
@@ -263,8 +303,91 @@ mod tests {
             assert_eq!(firewall.take(heard), suspicious, "{why}");
             assert_eq!(firewall.listing.is_some(), trusted, "{why}");
         }
-        assert!(fresh().take(Heard { overrun: true, ..Heard::default() }), "what was lost may be anything");
-        let mut off = Firewall { enabled: false, ..fresh() };
-        assert!(!off.take(Heard { overrun: true, ..Heard::default() }), "no table of ours");
+        for (why, enabled) in [("what was lost may be anything", true), ("no table of ours", false)] {
+            let mut firewall = Firewall { enabled, ..fresh() };
+            assert!(!firewall.take(Heard { overrun: true, ..Heard::default() }), "{why}: not at once");
+            assert_eq!(firewall.again.is_some(), enabled, "{why}");
+        }
+    }
+
+    fn config(lines: &str) -> Config {
+        let text = format!("[network]\npools = [\"10.244.0.0/16\"]\nsubnets = []\n[bgp]\nasn = 64512\n{lines}");
+        crate::config::parse(&text, &mut |_| unreachable!()).unwrap()
+    }
+
+    fn guard(ends: &[u8]) -> Guard {
+        let end = |end: &u8| std::net::Ipv4Addr::new(192, 0, 2, *end);
+        Guard { node: end(&11), ends: ends.iter().map(end).collect(), prefixes: Vec::new() }
+    }
+
+    fn fresh() -> Firewall {
+        Firewall::new(Arc::new(Metrics::new().unwrap()))
+    }
+
+    #[test]
+    fn ends_alone_are_written_only_into_a_table_that_is_as_we_left_it() {
+        in_netns(async || {
+            let (mut firewall, config) = (fresh(), config(""));
+            let handle = || {
+                let mut nft = std::process::Command::new("nft");
+                let shown = nft.args(["-a", "list", "table", "inet", TABLE]).output().unwrap().stdout;
+                String::from_utf8(shown).unwrap().lines().next().map(str::to_owned)
+            };
+            firewall.bring_up(&config, Some(guard(&[12]))).await;
+            let cases = [
+                ("nobody did anything", "", true),
+                ("somebody has a table of their own", "add table inet other", true),
+                ("the guard was emptied", "flush chain inet wayleave tunnel_guard", false),
+                ("it was removed", "delete chain inet wayleave tunnel_guard", false),
+                ("the set is gone", "flush ruleset", false),
+            ];
+            for (end, (why, script, kept)) in (13..).zip(cases) {
+                nft::apply(script).await.unwrap();
+                let before = handle();
+                firewall.bring_up(&config, Some(guard(&[12, end]))).await;
+                let shown = nft::list(TABLE).await.unwrap().unwrap();
+                assert!(shown.contains(" drop") && shown.contains(&format!("192.0.2.{end}")), "{why}: {shown}");
+                assert_eq!(handle() == before, kept, "{why}");
+                assert_eq!((firewall.error.as_ref(), firewall.in_force()), (None, Some(true)), "{why}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_table_that_can_not_be_removed_is_not_taken_for_gone() {
+        in_netns(async || {
+            let (mut firewall, config) = (fresh(), config(""));
+            firewall.bring_up(&config, None).await;
+            assert_eq!((firewall.in_force(), firewall.error.as_ref()), (None, None), "nothing wanted, nothing there");
+            // A table that belongs to a process is removed by nobody else, and goes with it.
+            let mut owner = std::process::Command::new("nft");
+            let mut owner = owner.arg("-i").stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let mut input = owner.stdin.take().unwrap();
+            std::io::Write::write_all(&mut input, b"add table inet wayleave { flags owner; }\n").unwrap();
+            until(|| SCOPE[0].exists()).await;
+            firewall.applied = None;
+            firewall.bring_up(&config, None).await;
+            assert!(firewall.error.is_some() && firewall.in_force() == Some(false));
+            drop(input);
+            owner.wait().unwrap();
+            until(|| !SCOPE[0].exists()).await;
+            firewall.bring_up(&config, None).await;
+            assert_eq!((firewall.in_force(), firewall.error.as_ref()), (None, None), "gone");
+        });
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_left_alone_where_nothing_is_to_be_written() {
+        in_netns(async || {
+            nft::apply("add table inet wayleave").await.unwrap();
+            fresh().bring_up(&config("[kernel]\ninstall = false"), None).await;
+            assert!(SCOPE[0].exists(), "it is another daemon's");
+        });
     }
 }

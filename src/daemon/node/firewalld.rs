@@ -1,10 +1,10 @@
 //! firewalld beside us: what it must be told is said in `status`, `check` and the log; nothing of it is changed.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::host::Host;
-use super::{TUNNEL, with_source};
+use super::{TUNNEL, soon, with_source};
 use crate::config::{Config, PeerAddress};
 use crate::daemon::identity::{self, Identity};
 use crate::daemon::settings;
@@ -13,11 +13,9 @@ use crate::forward::TunnelMode;
 use crate::io::bfd::Hops;
 use crate::io::netlink::nftables::{Heard, Scope, TableWatch};
 use crate::io::netlink::query;
-use crate::io::nft;
+use crate::io::nft::{self, NftError};
 
 const SCOPE: [Scope; 1] = [Scope::inet(TABLE)];
-/// firewalld makes its table in several steps: how long to wait for the last.
-const REST: Duration = Duration::from_secs(1);
 
 /// What is known of it.
 #[derive(Default)]
@@ -25,8 +23,8 @@ pub(super) struct Firewalld {
     watch: Option<TableWatch>,
     /// When to look
     pub again: Option<Instant>,
-    /// What to type; nothing: it isn't here, or lets all through
-    pub commands: Vec<String>,
+    /// What to type; nothing: it lets all through. None: it isn't here
+    pub commands: Option<Vec<String>>,
 }
 
 impl Firewalld {
@@ -46,7 +44,8 @@ impl Firewalld {
     /// Takes news in: a look is due soon.
     pub(super) fn take(&mut self, heard: &Heard) {
         if heard.overrun || !heard.touched.is_empty() {
-            self.again.get_or_insert_with(|| tokio::time::Instant::now().into_std() + REST);
+            // It makes its table in several steps.
+            self.again.get_or_insert_with(soon);
         }
     }
 
@@ -56,29 +55,30 @@ impl Firewalld {
         if self.watch.is_none() {
             self.watch = TableWatch::open(&SCOPE).ok();
         }
-        let found = look(config, identity, host).await;
-        if found != self.commands {
-            if found.is_empty() {
-                tracing::info!("firewalld lets our traffic through");
-            } else {
-                tracing::warn!(commands = found.join("; "), "firewalld rejects our traffic, type these commands");
+        match look(config, identity, host).await {
+            Ok(found) if found == self.commands => {}
+            Ok(found) => {
+                match &found {
+                    Some(commands) if !commands.is_empty() => {
+                        let commands = commands.join("; ");
+                        tracing::warn!(commands, "firewalld rejects our traffic, type these commands");
+                    }
+                    Some(_) => tracing::info!("firewalld lets our traffic through"),
+                    None => tracing::info!("firewalld isn't here any more"),
+                }
+                self.commands = found;
             }
-            self.commands = found;
+            // What was known may hold still.
+            Err(error) => tracing::debug!(error = with_source(&error), "firewalld's table can't be read"),
         }
     }
 }
 
-async fn look(config: &Config, identity: &Identity, host: &Host) -> Vec<String> {
+async fn look(config: &Config, identity: &Identity, host: &Host) -> Result<Option<Vec<String>>, NftError> {
     if !config.kernel.install || !Scope::inet(TABLE).exists() {
-        return Vec::new();
+        return Ok(None);
     }
-    match nft::list(TABLE).await {
-        Ok(table) => table.map(|table| commands(&table, &needs(config, identity, host))).unwrap_or_default(),
-        Err(error) => {
-            tracing::debug!(error = with_source(&error), "firewalld's table can't be read");
-            Vec::new()
-        }
-    }
+    Ok(nft::list(TABLE).await?.map(|table| commands(&table, &needs(config, identity, host))))
 }
 
 fn needs(config: &Config, identity: &Identity, host: &Host) -> Needs {
@@ -96,8 +96,7 @@ fn needs(config: &Config, identity: &Identity, host: &Host) -> Needs {
     let mut ports: Vec<String> = bgp.chain(bfd).collect();
     ports.sort();
     ports.dedup();
-    let mut uplinks: Vec<String> = host.uplinks(&network.pools).map(str::to_owned).collect();
-    uplinks.sort();
+    let uplinks = host.uplinks(&network.pools).map(|uplink| (uplink.to_owned(), host.networks(uplink))).collect();
     let tunnels = network.tunnel != TunnelMode::Never && matches!(identity.address, IpAddr::V4(_));
     Needs { pools: network.pools.clone(), uplinks, tunnel: tunnels.then(|| TUNNEL.to_owned()), ports }
 }
@@ -105,7 +104,7 @@ fn needs(config: &Config, identity: &Identity, host: &Host) -> Needs {
 /// What to type so that firewalld lets through what this configuration needs, asked without a daemon.
 pub async fn advice(config: &Config) -> Vec<String> {
     match (identity::find(config).await, query::host().await) {
-        (Ok(identity), Ok(dump)) => look(config, &identity, &dump.into()).await,
+        (Ok(identity), Ok(dump)) => look(config, &identity, &dump.into()).await.ok().flatten().unwrap_or_default(),
         // Nobody knows over which device.
         _ => Vec::new(),
     }

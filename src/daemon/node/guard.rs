@@ -41,6 +41,8 @@ pub(super) struct Guard {
     ends: Ends,
     /// The first synchronisation was done once, or in a former run
     settled: bool,
+    /// How many ends had to be forgotten before their time
+    forgotten: usize,
     foreign: Vec<Foreign>,
     /// The configuration wants one
     pub is_wanted: bool,
@@ -51,7 +53,8 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn new(learned: watch::Receiver<KnownEnds>) -> Self {
         let (ends, foreign) = (Ends::default(), Vec::new());
-        Self { learned, news: false, taken: None, ends, settled: false, foreign, is_wanted: false, waits: None }
+        let (settled, forgotten, is_wanted) = (false, 0, false);
+        Self { learned, news: false, taken: None, ends, settled, forgotten, foreign, is_wanted, waits: None }
     }
 
     /// At start: goes on with whom a former run knew, if its table is there.
@@ -112,7 +115,14 @@ impl Guard {
         }));
         // A tunnel of somebody else with two fixed ends comes before ours (net/ipv4/ip_tunnel.c, ip_tunnel_lookup).
         named.extend(self.foreign.iter().filter_map(|tunnel| tunnel.remote));
-        self.ends.name(&named, complete, tokio::time::Instant::now().into_std());
+        let forgotten = self.ends.name(&named, complete, tokio::time::Instant::now().into_std());
+        if forgotten > 0 && self.forgotten == 0 {
+            tracing::warn!(
+                forgotten,
+                "peers name ever other tunnel ends: of those no longer named only the last are known"
+            );
+        }
+        self.forgotten = self.forgotten.saturating_add(forgotten);
         self.settled |= complete;
         if !self.settled {
             self.waits = Some("nothing is refused before the first synchronisation is done");

@@ -71,6 +71,12 @@ impl Host {
         let links = devices.into_iter().filter_map(|device| self.links.get(&device));
         links.filter(|link| !link.loopback && link.up && link.name != TUNNEL).map(|link| link.name.as_str())
     }
+
+    /// The networks that a device has addresses in.
+    pub(super) fn networks(&self, name: &str) -> Vec<Prefix> {
+        let is_it = |on: &&Address| self.links.get(&on.device).is_some_and(|link| link.name == name);
+        self.addresses.iter().filter(is_it).map(|on| on.prefix).collect()
+    }
 }
 
 fn is_link_local(addr: IpAddr) -> bool {
@@ -116,6 +122,8 @@ mod tests {
         }
         assert_eq!(host.underlay_mtu(node), 9000);
         assert_eq!(host.uplinks(&pools).collect::<Vec<_>>(), ["eth0"], "not what leads to a container");
+        let networks: Vec<String> = host.networks("eth0").iter().map(Prefix::to_string).collect();
+        assert_eq!(networks, ["192.0.2.11/32", "fe80::/64"]);
 
         host.apply(KernelEvent::AddressGone(address(2, "192.0.2.11/32")));
         host.apply(KernelEvent::Address(address(1, "192.0.2.11/32")));

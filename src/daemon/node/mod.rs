@@ -28,11 +28,12 @@ mod tunnel;
 
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::docker::Docker;
 use self::firewall::Firewall;
@@ -53,6 +54,7 @@ use crate::daemon::identity::Identity;
 use crate::daemon::journal::Journal;
 use crate::daemon::routing::Input;
 use crate::daemon::supervision::Ping;
+use crate::daemon::until;
 use crate::firewall::Ruleset;
 use crate::io::netlink::host::{Heard, HostWatch};
 use crate::io::netlink::{nftables, query};
@@ -68,6 +70,11 @@ pub const TUNNEL: &str = "wayleave0";
 pub const TABLE: &str = "wayleave";
 /// How often all is looked at though nothing was heard.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Where much may change at once: how long to wait for the last of it.
+const REST: Duration = Duration::from_secs(1);
+/// For how long work may keep the task before it counts as stuck: longer than the time limits of all programs of one
+/// look together, which are two dozen at most.
+const STUCK: Duration = Duration::from_mins(5);
 
 /// How the node's parts are.
 #[derive(Clone, Debug, Default)]
@@ -182,32 +189,11 @@ impl Node {
                 heard = firewalld.heard() => Wake::Firewalld(heard),
                 () = guard.heard() => Wake::Ends,
                 noticed = sysctls.noticed() => Wake::Patrol(noticed),
-                () = until(again) => Wake::Again,
+                () = until(again.map(Instant::from_std)) => Wake::Again,
                 _ = look.tick() => Wake::Look,
             };
             let before = self.device.index;
-            let changed = match wake {
-                Wake::Reload(config) => {
-                    self.config = config;
-                    self.bring_up().await;
-                    true
-                }
-                Wake::Host(heard) => self.heard(heard).await,
-                Wake::Firewall(heard) => self.firewall.take(heard) && self.check_firewall().await,
-                Wake::Docker(heard) => self.docker.take(&heard) && self.check_docker().await,
-                Wake::Firewalld(heard) => {
-                    self.firewalld.take(&heard);
-                    false
-                }
-                Wake::Ends => self.follow_firewall().await,
-                Wake::Patrol(Noticed::Setting) => {
-                    self.check_sysctls();
-                    false
-                }
-                Wake::Patrol(Noticed::Slept(slept)) => self.slept(slept).await,
-                Wake::Again => self.again().await,
-                Wake::Look => self.look().await,
-            };
+            let changed = answering(self.act(wake), &mut pings, STUCK).await;
             if changed || self.repairs.take_news() {
                 self.publish();
             }
@@ -217,6 +203,44 @@ impl Node {
         }
     }
 
+    /// Does what it woke up for; whether there is something new to show.
+    async fn act(&mut self, wake: Wake) -> bool {
+        match wake {
+            Wake::Reload(config) => {
+                self.config = config;
+                self.bring_up().await;
+            }
+            Wake::Host(heard) => return self.heard(heard).await,
+            Wake::Firewall(heard) => {
+                let suspicious = self.firewall.take(heard);
+                if suspicious {
+                    self.firewall.check(&mut self.repairs).await;
+                }
+                return suspicious;
+            }
+            Wake::Docker(heard) => {
+                let touched = self.docker.take(heard);
+                if touched {
+                    self.docker.touched(&mut self.repairs).await;
+                }
+                return touched;
+            }
+            Wake::Firewalld(heard) => {
+                self.firewalld.take(&heard);
+                return false;
+            }
+            Wake::Ends => return self.follow_firewall().await,
+            Wake::Patrol(Noticed::Setting) => {
+                self.check_sysctls();
+                return false;
+            }
+            Wake::Patrol(Noticed::Slept(slept)) => self.slept(slept).await,
+            Wake::Again => self.again().await,
+            Wake::Look => self.look().await,
+        }
+        true
+    }
+
     /// Brings all to what is wanted; the index of the tunnel device, if there is one.
     pub async fn bring_up(&mut self) -> Option<u32> {
         self.read_host().await;
@@ -224,8 +248,7 @@ impl Node {
         self.guard.adopt().await;
         self.guard.look().await;
         self.bring_up_firewall().await;
-        self.docker.bring_up(&self.config, &mut self.repairs).await;
-        self.check_firewalld().await;
+        self.bring_up_others().await;
         self.publish();
         self.device.index
     }
@@ -269,7 +292,8 @@ impl Node {
         if heard.overrun {
             self.metrics.netlink_overruns.inc();
             tracing::warn!("events of links and addresses were lost, comparing all");
-            return self.look().await;
+            self.look().await;
+            return true;
         }
         if heard.settings {
             self.check_sysctls();
@@ -299,15 +323,15 @@ impl Node {
     }
 
     /// The host was suspended: nothing was heard, and what is known may be old.
-    async fn slept(&mut self, slept: Duration) -> bool {
+    async fn slept(&mut self, slept: Duration) {
         tracing::warn!(seconds = slept.as_secs(), "the host was suspended, comparing all");
         // If its queue is full it is about to take routes in; it compares now and then as well.
         let _ = self.routing.try_send(Input::Resumed);
-        self.look().await
+        self.look().await;
     }
 
     /// The pause of a duel is over.
-    async fn again(&mut self) -> bool {
+    async fn again(&mut self) {
         let now = Instant::now().into_std();
         let due = |again: Option<std::time::Instant>| again.is_some_and(|at| at <= now);
         let (firewall, docker) = (due(self.firewall.again), due(self.docker.again));
@@ -316,19 +340,18 @@ impl Node {
             self.follow(true).await;
         }
         if firewall {
-            self.check_firewall().await;
+            self.firewall.check(&mut self.repairs).await;
         }
         if docker {
             self.docker.patrol(&mut self.repairs).await;
         }
         if firewalld {
-            self.check_firewalld().await;
+            self.firewalld.check(&self.config, &self.identity, &self.host).await;
         }
-        true
     }
 
     /// Compares all.
-    async fn look(&mut self) -> bool {
+    async fn look(&mut self) {
         self.repairs.settle(Instant::now().into_std());
         self.read_host().await;
         self.check_sysctls();
@@ -336,14 +359,19 @@ impl Node {
         self.guard.look().await;
         let guard = self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
         self.firewall.look(&self.config, guard, &mut self.repairs).await;
-        self.docker.bring_up(&self.config, &mut self.repairs).await;
-        self.check_firewalld().await
+        self.bring_up_others().await;
     }
 
-    async fn bring_up_firewall(&mut self) -> bool {
+    async fn bring_up_firewall(&mut self) {
         let guard = self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
         self.firewall.bring_up(&self.config, guard).await;
-        true
+    }
+
+    /// Where others have rules. Programs that hang are not tried one after the other.
+    async fn bring_up_others(&mut self) {
+        if self.docker.bring_up(&self.config, &mut self.repairs).await {
+            self.firewalld.check(&self.config, &self.identity, &self.host).await;
+        }
     }
 
     /// The same for news. What the kernel refuses waits for the next look: each try starts a program, and the tunnel
@@ -354,26 +382,12 @@ impl Node {
             self.guard.wanted(&self.config, &self.identity, self.device.index.is_some());
             return false;
         }
-        self.bring_up_firewall().await
+        self.bring_up_firewall().await;
+        true
     }
 
     fn check_sysctls(&mut self) {
         self.sysctls.check(&mut self.repairs, Instant::now().into_std());
-    }
-
-    async fn check_firewall(&mut self) -> bool {
-        self.firewall.check(&mut self.repairs).await;
-        true
-    }
-
-    async fn check_docker(&mut self) -> bool {
-        self.docker.touched(&mut self.repairs).await;
-        true
-    }
-
-    async fn check_firewalld(&mut self) -> bool {
-        self.firewalld.check(&self.config, &self.identity, &self.host).await;
-        true
     }
 
     fn publish(&self) {
@@ -418,16 +432,30 @@ impl Node {
             error: self.firewall.error.clone(),
             tunnel_guard,
             docker,
-            firewalld: self.firewalld.commands.clone(),
+            firewalld_here: self.firewalld.commands.is_some(),
+            firewalld: self.firewalld.commands.clone().unwrap_or_default(),
         }
     }
 }
 
-async fn until(at: Option<std::time::Instant>) {
-    match at {
-        Some(at) => sleep_until(Instant::from_std(at)).await,
-        None => std::future::pending().await,
+/// Gives signs of life beside work that waits for programs, each of which may take its time: to kill the daemon for it
+/// would help nobody. Not beyond the limit: what takes longer is stuck.
+async fn answering<T>(work: impl Future<Output = T>, pings: &mut mpsc::Receiver<Ping>, limit: Duration) -> T {
+    let (mut work, stuck) = (pin!(work), Instant::now() + limit);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            Some(ping) = pings.recv(), if Instant::now() < stuck => {
+                let _ = ping.send(());
+            }
+        }
     }
+}
+
+/// When to look where much may change at once.
+fn soon() -> std::time::Instant {
+    (Instant::now() + REST).into_std()
 }
 
 async fn hear(watch: &mut Option<HostWatch>) -> io::Result<Heard> {
@@ -477,4 +505,41 @@ pub async fn tear_down(state_dir: &Path) -> (Vec<String>, Vec<String>) {
         Err(error) => errors.push(format!("sysctls: {error}")),
     }
     (done, errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// In a network namespace of its own, which ends with the thread.
+    pub(super) fn in_netns(test: impl AsyncFnOnce() + Send + 'static) {
+        let run = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs CAP_SYS_ADMIN");
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        };
+        std::thread::spawn(run).join().expect("test thread");
+    }
+
+    /// Whether a ping is answered while work goes on.
+    async fn is_answered(limit: Duration) -> bool {
+        let (ask, mut pings) = mpsc::channel(1);
+        let work = async {
+            let (ping, mut answer) = oneshot::channel();
+            ask.send(ping).await.unwrap();
+            // More turns than an answer takes.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            answer.try_recv().is_ok()
+        };
+        answering(work, &mut pings, limit).await
+    }
+
+    #[tokio::test]
+    async fn signs_of_life_beside_slow_work_but_not_for_ever() {
+        assert!(is_answered(STUCK).await);
+        assert!(!is_answered(Duration::ZERO).await);
+    }
 }

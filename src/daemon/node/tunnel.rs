@@ -31,7 +31,7 @@ pub(super) struct Device {
 
 /// The device as it should be; `None`: none is wanted.
 fn wanted(config: &Config, identity: &Identity, host: &Host) -> Result<Option<Tunnel>, String> {
-    if config.network.tunnel == TunnelMode::Never || !config.kernel.install {
+    if config.network.tunnel == TunnelMode::Never {
         return Ok(None);
     }
     let IpAddr::V4(local) = identity.address else {
@@ -68,6 +68,9 @@ impl Device {
         repairs: &mut Repairs,
     ) {
         self.status.mode = config.network.tunnel.to_string();
+        if !config.kernel.install {
+            return;
+        }
         if touched {
             self.again = None;
         }

@@ -55,6 +55,11 @@ fn end(attrs: &Attrs) -> Option<Ipv4Addr> {
     }
 }
 
+/// Those of `used` that are kept where no more than `most` may be: whoever was heard of before stays.
+fn still(heard: &BTreeSet<Ipv4Addr>, used: &BTreeSet<Ipv4Addr>, most: usize) -> BTreeSet<Ipv4Addr> {
+    heard.intersection(used).chain(used.difference(heard)).take(most).copied().collect()
+}
+
 impl Routing {
     /// Tells the node's firewall if anything of it is new.
     pub(super) fn tell_of_tunnel_ends(&mut self, now: Instant) {
@@ -62,7 +67,7 @@ impl Routing {
         let every = if ends.heard.len() < MOST { FORGET_EVERY } else { FORGET_SOON };
         if now.saturating_duration_since(ends.forgotten) >= every {
             ends.forgotten = now;
-            let used: BTreeSet<Ipv4Addr> = self.rib.attribute_sets().filter_map(end).collect();
+            let used = still(&ends.heard, &self.rib.attribute_sets().filter_map(end).collect(), MOST);
             ends.changed |= used != ends.heard;
             ends.heard = used;
         }
@@ -84,5 +89,22 @@ impl Routing {
             *told = new;
             is_new
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_kept_than_may_be() {
+        let set = |ends: &[u8]| ends.iter().map(|end| Ipv4Addr::new(192, 0, 2, *end)).collect::<BTreeSet<_>>();
+        for (why, heard, used, kept) in [
+            ("who is used no more goes", &[1, 2][..], &[2][..], &[2][..]),
+            ("who came while there was no room comes in", &[1, 2], &[2, 3], &[2, 3]),
+            ("whoever was there stays", &[7, 8], &[1, 2, 3, 7, 8], &[1, 7, 8]),
+        ] {
+            assert_eq!(still(&set(heard), &set(used), 3), set(kept), "{why}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use netlink_sys::{AsyncSocket, TokioSocket};
 use super::socket::{self, Client};
 use super::wire::{self, Encoder, attributes, str_of};
 use crate::net::Family;
+use crate::traffic::Count;
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 7;
@@ -21,7 +22,7 @@ pub(super) const NFTABLES: u16 = 10 << 8;
 const NEW_GENERATION: u16 = NFTABLES | 15;
 const GET_GENERATION: u16 = NFTABLES | 16;
 /// `NFT_MSG_GETTABLE`, `NFT_MSG_GETCHAIN`, `NFT_MSG_GETOBJ`.
-const GET_TABLE: u16 = NFTABLES | 1;
+pub(super) const GET_TABLE: u16 = NFTABLES | 1;
 const GET_CHAIN: u16 = NFTABLES | 4;
 const GET_OBJECT: u16 = NFTABLES | 0x13;
 /// `NFT_MSG_NEWTABLE` and its opposite, the same for chains and rules: what a chain can be touched by.
@@ -44,7 +45,7 @@ const PROCESS: u16 = 2;
 const PROCESS_NAME: u16 = 3;
 /// What a table, chain, rule, set, element, object or flowtable calls the table it is in: the same
 /// number in each.
-const TABLE: u16 = 1;
+pub(super) const TABLE: u16 = 1;
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
 /// Bytes of `struct nfgenmsg`: family, version, resource.
@@ -125,12 +126,8 @@ impl Scope {
         more: impl FnOnce(&mut Encoder),
         mut read: impl FnMut(&[u8]),
     ) -> io::Result<()> {
-        let text = |encoder: &mut Encoder, kind: u16, text: &str| {
-            encoder.attribute(kind, &[text.as_bytes(), &[0]].concat());
-        };
         let write = |encoder: &mut Encoder| {
-            encoder.put(&[self.family, 0, 0, 0]);
-            text(encoder, TABLE, self.table);
+            header(encoder, self.family, self.table);
             if let Some((kind, name)) = name {
                 text(encoder, kind, name);
             }
@@ -141,17 +138,29 @@ impl Scope {
 }
 
 fn counted(body: &[u8]) -> Option<(u64, u64)> {
-    let (mut packets, mut bytes) = (None, None);
     let (_, data) = attributes(body.get(GENERIC..)?).find(|(kind, _)| *kind == OBJECT_DATA)?;
-    for (kind, value) in attributes(data) {
-        let number = value.first_chunk().map(|chunk| u64::from_be_bytes(*chunk));
-        match kind {
-            COUNTER_PACKETS => packets = number,
-            COUNTER_BYTES => bytes = number,
-            _ => {}
-        }
-    }
-    packets.zip(bytes)
+    counts(data).map(|count| (count.packets, count.bytes))
+}
+
+/// What stands in a counter.
+pub(super) fn counts(data: &[u8]) -> Option<Count> {
+    let find = |wanted| attributes(data).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| number(value));
+    Some(Count { bytes: find(COUNTER_BYTES)?, packets: find(COUNTER_PACKETS)? })
+}
+
+/// The start of every message: family, and the table that it is about.
+pub(super) fn header(encoder: &mut Encoder, family: u8, table: &str) {
+    encoder.put(&[family, 0, 0, 0]);
+    text(encoder, TABLE, table);
+}
+
+pub(super) fn text(encoder: &mut Encoder, kind: u16, text: &str) {
+    encoder.attribute(kind, &[text.as_bytes(), &[0]].concat());
+}
+
+/// nftables writes numbers in network byte order.
+pub(super) fn number(value: &[u8]) -> Option<u64> {
+    value.first_chunk().map(|chunk| u64::from_be_bytes(*chunk))
 }
 
 /// A transaction that touched what is watched.
@@ -244,6 +253,11 @@ fn transaction(body: &[u8]) -> Option<Transaction> {
         }
     }
     Some(Transaction { generation: generation?, by: pid.zip(name.map(str::to_owned)) })
+}
+
+/// Whether a generation is another or came before it: they are numbered in a circle.
+pub const fn is_by(generation: u32, at: u32) -> bool {
+    generation.wrapping_sub(at).cast_signed() <= 0
 }
 
 /// The generation of this network namespace: while it stays, no table, chain or rule has changed.
