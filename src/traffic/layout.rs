@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Direction, MOST, Path};
-use crate::net::{Family, Prefix};
+use crate::net::{Family, Prefix, outermost};
 
 /// Where in `postrouting`: behind all source translation (100, `NF_IP_PRI_NAT_SRC` in linux/netfilter_ipv4.h)
 /// and whatever else may still drop the packet.
@@ -141,7 +141,7 @@ impl Layout {
             (Family::Ipv6, Direction::Receive) => ("ip6", "ip6 saddr"),
         };
         let direct = inner(direction, Path::Direct, family);
-        let pools = outermost(&self.pools).filter(|pool| pool.family() == family);
+        let pools = outermost(&self.pools, family).into_iter();
         let mut rules: Vec<String> =
             pools.map(|pool| format!("{} {field} {pool} goto {direct}", direction.label())).collect();
         if Path::of(family).contains(&Path::Tunnel) {
@@ -195,15 +195,6 @@ enum Step {
 
 fn inner(direction: Direction, path: Path, family: Family) -> String {
     format!("{}_{}_{family}", direction.label(), path.label())
-}
-
-/// Without those that lie in others, sorted.
-fn outermost(prefixes: &[Prefix]) -> impl Iterator<Item = Prefix> + use<> {
-    let mut prefixes = prefixes.to_vec();
-    prefixes.sort_unstable();
-    // Sorted, a prefix comes right after one that covers it.
-    prefixes.dedup_by(|inner, outer| outer.covers(inner));
-    prefixes.into_iter()
 }
 
 fn mask(family: Family, len: u8) -> IpAddr {

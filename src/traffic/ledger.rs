@@ -41,6 +41,8 @@ struct Node {
     recent: u64,
     /// Its elements
     prefixes: usize,
+    /// Since when another has the last of them
+    gone: Option<Instant>,
 }
 
 /// Bytes of late and number of a node.
@@ -77,15 +79,6 @@ pub struct Ledger {
     dirty: bool,
 }
 
-/// What must be done in the kernel.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Plan {
-    /// Elements that are not there, sorted
-    pub add: Vec<Prefix>,
-    /// Elements to remove, sorted; each is to be told to [`Ledger::removed`]
-    pub remove: Vec<Prefix>,
-}
-
 /// How the kernel's elements differ from those that should be there.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Found {
@@ -115,7 +108,7 @@ pub struct Totals {
     pub nodes: Vec<Total>,
     /// What all without series of their own have counted, and what those that have counted before
     pub other: Counts,
-    /// Of that, what belongs to no node: since the start
+    /// Of that, what belongs to no node, those that are gone among it
     pub unmatched: Counts,
 }
 
@@ -160,7 +153,7 @@ impl Ledger {
             if ledger.names.insert(Arc::clone(&name), at).is_some() {
                 return None;
             }
-            ledger.nodes.push(Some(Node { name, own, other, shown, ranked: None, recent: 0, prefixes: 0 }));
+            ledger.nodes.push(Some(Node { name, own, other, shown, ranked: None, recent: 0, prefixes: 0, gone: None }));
         }
         for KeptPrefix { prefix, node, settled } in kept.prefixes {
             if let Some(at) = node {
@@ -171,11 +164,9 @@ impl Ledger {
                 return None;
             }
         }
-        // A node is there for its prefixes.
-        let sound = ledger.nodes.iter().flatten().all(|node| node.prefixes > 0);
         // Before anything changes: what was counted was shown in the series of before.
         ledger.read(readings);
-        sound.then_some(ledger)
+        Some(ledger)
     }
 
     /// To be kept, if it is other than when last asked. Must be on disk before anything of it is shown or done.
@@ -212,50 +203,49 @@ impl Ledger {
     }
 
     /// What is to be counted: prefixes of nodes, and in these families the rest. `known`: what is not among
-    /// them is really gone, rather than not heard of yet.
+    /// them is really gone, rather than not heard of yet. Answers with the elements to remove from the kernel,
+    /// sorted; each is to be told to [`Self::removed`]. What is to be added is missing at the next reading.
     pub fn want(
         &mut self,
         now: Instant,
         wanted: &BTreeMap<Prefix, Arc<str>>,
         rest: impl Fn(Family) -> bool,
         known: bool,
-    ) -> Plan {
-        let mut plan = Plan::default();
-        self.follow(now, wanted, known, &mut plan);
+    ) -> Vec<Prefix> {
+        let mut remove = self.follow(now, wanted, known);
         let new: Vec<(Prefix, &Arc<str>)> = wanted
             .iter()
             .filter(|(prefix, _)| !self.elements.contains_key(*prefix))
             .map(|(p, name)| (*p, name))
             .collect();
-        self.beyond = self.make_room(new.len(), &mut plan);
+        self.beyond = self.make_room(new.len(), &mut remove);
         let places = new.len() - self.beyond;
         for (prefix, name) in new.into_iter().take(places) {
             let at = self.node(name);
-            self.insert(prefix, Some(at), &mut plan);
+            self.insert(prefix, Some(at));
         }
         for family in Family::ALL {
             let prefix = Prefix::default_route(family);
             match (rest(family), self.elements.contains_key(&prefix)) {
-                (true, false) => self.insert(prefix, None, &mut plan),
-                (false, true) if !wanted.contains_key(&prefix) => plan.remove.push(prefix),
+                (true, false) => self.insert(prefix, None),
+                (false, true) if !wanted.contains_key(&prefix) => remove.push(prefix),
                 _ => {}
             }
         }
-        plan.remove.sort_unstable();
-        plan.remove.dedup();
-        for prefix in &plan.remove {
+        remove.sort_unstable();
+        remove.dedup();
+        for prefix in &remove {
             // What is on disk before an element goes must have all of it.
             self.settle(*prefix);
         }
-        plan.add.sort_unstable();
-        self.sweep();
+        self.sweep(|node| now.saturating_duration_since(*node.gone.get_or_insert(now)) >= HOLD);
         self.fill();
-        plan
+        remove
     }
 
-    /// Which of the known prefixes belong to whom now, and which of them may go.
-    fn follow(&mut self, now: Instant, wanted: &BTreeMap<Prefix, Arc<str>>, known: bool, plan: &mut Plan) {
-        let mut moved = Vec::new();
+    /// Follows known prefixes to whom they belong now; which of them may go.
+    fn follow(&mut self, now: Instant, wanted: &BTreeMap<Prefix, Arc<str>>, known: bool) -> Vec<Prefix> {
+        let (mut moved, mut remove) = (Vec::new(), Vec::new());
         for (prefix, element) in &mut self.elements {
             let name = |at: usize| self.nodes.get(at).and_then(Option::as_ref).map(|node| &node.name);
             match wanted.get(prefix) {
@@ -269,7 +259,7 @@ impl Ledger {
                 None => {
                     let since = *element.gone.get_or_insert(now);
                     if known && now.saturating_duration_since(since) >= HOLD {
-                        plan.remove.push(*prefix);
+                        remove.push(*prefix);
                     }
                 }
             }
@@ -285,37 +275,38 @@ impl Ledger {
             }
             self.dirty = true;
         }
+        remove
     }
 
     /// Has prefixes go that nobody has, the longest gone first, if others need their room; how many of those
     /// have none all the same.
-    fn make_room(&self, new: usize, plan: &mut Plan) -> usize {
+    fn make_room(&self, new: usize, remove: &mut Vec<Prefix>) -> usize {
         let nobody = Family::ALL.map(Prefix::default_route);
-        let taken = self.elements.keys().filter(|prefix| !nobody.contains(prefix)).count() - plan.remove.len();
+        remove.sort_unstable();
+        let stays = |prefix: &Prefix| remove.binary_search(prefix).is_err();
+        let taken = self.elements.keys().filter(|prefix| !nobody.contains(prefix) && stays(prefix)).count();
         let lacking = (taken + new).saturating_sub(MOST);
         if lacking == 0 {
             return 0;
         }
-        plan.remove.sort_unstable();
         let mut idle: Vec<(Instant, Prefix)> = self
             .elements
             .iter()
-            .filter(|(prefix, _)| plan.remove.binary_search(prefix).is_err())
+            .filter(|(prefix, _)| stays(prefix))
             .filter_map(|(prefix, element)| Some((element.gone?, *prefix)))
             .collect();
         idle.sort_unstable();
         idle.truncate(lacking);
-        plan.remove.extend(idle.iter().map(|(_, prefix)| *prefix));
+        remove.extend(idle.iter().map(|(_, prefix)| *prefix));
         lacking - idle.len()
     }
 
-    fn insert(&mut self, prefix: Prefix, node: Option<usize>, plan: &mut Plan) {
+    fn insert(&mut self, prefix: Prefix, node: Option<usize>) {
         if let Some(at) = node {
             self.count_prefix(at, true);
         }
         self.elements.insert(prefix, Element { node, ..Element::default() });
         self.dirty = true;
-        plan.add.push(prefix);
     }
 
     /// Number of the node of this name, which may be new.
@@ -331,6 +322,7 @@ impl Ledger {
             ranked: None,
             recent: 0,
             prefixes: 0,
+            gone: None,
         };
         let at = self.nodes.iter().position(Option::is_none).unwrap_or(self.nodes.len());
         if at == self.nodes.len() {
@@ -346,16 +338,18 @@ impl Ledger {
     fn count_prefix(&mut self, at: usize, more: bool) {
         if let Some(node) = self.nodes.get_mut(at).and_then(Option::as_mut) {
             node.prefixes = if more { node.prefixes + 1 } else { node.prefixes.saturating_sub(1) };
+            node.gone = node.gone.filter(|_| !more);
         }
     }
 
-    /// Nodes without prefixes are gone, and their series with them; what they have counted among the others
-    /// stays there. Not before all is in its new place: two nodes may have changed theirs.
-    fn sweep(&mut self) {
+    /// Nodes without prefixes go, and their series with them; what they have counted among the others stays
+    /// there. Not before all is in its new place: two nodes may have changed theirs.
+    fn sweep(&mut self, mut may_go: impl FnMut(&mut Node) -> bool) {
         for place in &mut self.nodes {
-            if let Some(node) = place.take_if(|node| node.prefixes == 0) {
+            if let Some(node) = place.take_if(|node| node.prefixes == 0 && may_go(node)) {
                 self.retired += node.other;
                 self.names.remove(&node.name);
+                self.dirty = true;
             }
         }
     }
@@ -390,7 +384,8 @@ impl Ledger {
                 self.count_prefix(at, false);
             }
         }
-        self.sweep();
+        // Its prefix was held for it as long, or had to make room.
+        self.sweep(|node| node.gone.is_none());
     }
 
     /// Takes in what all elements of the kernel have counted.
@@ -408,11 +403,15 @@ impl Ledger {
 
     /// Takes in what an element of the kernel has counted; false: there should be none.
     fn take(&mut self, reading: &Reading) -> bool {
-        let Some(element) = self.elements.get_mut(&reading.prefix()) else { return false };
+        let prefix = reading.prefix();
+        // The rules ask for the network's own address alone: another inside it stands for nothing.
+        let Some(element) = self.elements.get_mut(&prefix).filter(|_| prefix.addr() == reading.addr) else {
+            return false;
+        };
         let of = (reading.set.direction, reading.set.path);
         element.found = element.found.saturating_add(1);
         let before = element.value[of];
-        if reading.count.packets < before.packets {
+        if reading.count.packets < before.packets || reading.count.bytes < before.bytes {
             // It is another, or was set back: what it had is booked, and it begins again.
             let open = before - element.settled[of];
             part(&mut self.nodes, &mut self.retired, element.node)[of] += open;

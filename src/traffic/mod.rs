@@ -17,7 +17,7 @@ use std::ops::{AddAssign, Index, IndexMut, Sub};
 use serde::{Deserialize, Serialize};
 
 pub use self::layout::{Layout, Set};
-pub use self::ledger::{Found, Kept, Ledger, MOST, Plan, Total, Totals};
+pub use self::ledger::{Found, Kept, Ledger, MOST, Total, Totals};
 use crate::net::{Family, Prefix};
 
 /// What users see in place of a node's name: the sum of what has no series of its own.

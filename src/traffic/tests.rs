@@ -23,15 +23,15 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn carry_out(&mut self, plan: &Plan, ledger: &mut Ledger) {
-        for prefix in &plan.remove {
+    fn carry_out(&mut self, remove: &[Prefix], ledger: &mut Ledger) {
+        for prefix in remove {
             let last: Vec<_> =
                 Set::of(*prefix).filter_map(|set| Some((set, self.elements.remove(&(*prefix, set))?))).collect();
             ledger.removed(*prefix, &last);
         }
-        for prefix in &plan.add {
-            for set in Set::of(*prefix) {
-                self.elements.insert((*prefix, set), Count::default());
+        for prefix in ledger.read(&self.readings()).missing {
+            for set in Set::of(prefix) {
+                self.elements.entry((prefix, set)).or_default();
             }
         }
     }
@@ -70,8 +70,8 @@ fn series(totals: &Totals) -> BTreeMap<String, Counts> {
 
 fn want(ledger: &mut Ledger, kernel: &mut Kernel, now: Instant, wanted: &[(&str, &str)]) {
     let wanted = wanted.iter().map(|(prefix, node)| (p(prefix), name(node))).collect();
-    let plan = ledger.want(now, &wanted, |family| family == Family::Ipv4, true);
-    kernel.carry_out(&plan, ledger);
+    let remove = ledger.want(now, &wanted, |family| family == Family::Ipv4, true);
+    kernel.carry_out(&remove, ledger);
 }
 
 #[test]
@@ -101,7 +101,69 @@ fn a_node_that_goes_leaves_the_others_as_they_were() {
     kernel.pass(p("10.244.2.0/24"), 0, 3);
     ledger.read(&kernel.readings());
     want(&mut ledger, &mut kernel, hour, &[("10.244.2.0/24", "c")]);
+    assert_eq!(shown(&ledger), "b 3, other 10", "the former may get it back");
+    want(&mut ledger, &mut kernel, hour + Duration::from_secs(3600), &[("10.244.2.0/24", "c")]);
     assert_eq!(shown(&ledger), "c 0, other 10", "it begins with what passes from now on");
+}
+
+#[test]
+fn a_prefix_that_moves_and_is_back_goes_on_where_it_was() {
+    let (mut ledger, mut kernel, start) = (Ledger::new(2), Kernel::default(), Instant::now());
+    let subnet = "10.244.1.0/24";
+    let shown = |ledger: &Ledger| {
+        let all = series(&ledger.totals());
+        all.into_iter().map(|(name, counts)| format!("{name} {}", packets(&counts))).collect::<Vec<_>>().join(", ")
+    };
+    let mut at = |ledger: &mut Ledger, seconds: u64, node: &str, count: u64| {
+        want(ledger, &mut kernel, start + Duration::from_secs(seconds), &[(subnet, node)]);
+        kernel.pass(p(subnet), 0, count);
+        ledger.read(&kernel.readings());
+        let kept = serde_json::to_string(&ledger.to_keep(1)).unwrap();
+        (shown(ledger), serde_json::from_str::<Option<Kept>>(&kept).unwrap(), kernel.readings())
+    };
+    assert_eq!(at(&mut ledger, 0, "a", 5).0, "a 5, other 0");
+    let (told, kept, readings) = at(&mut ledger, 1, "b", 3);
+    assert_eq!(told, "a 5, b 3, other 0");
+    let mut again = Ledger::from_kept(kept.unwrap(), 2, &readings).unwrap();
+    assert_eq!(at(&mut again, 3, "b", 0).0, "a 5, b 3, other 0", "nor does a restart forget it");
+    assert_eq!(at(&mut ledger, 500, "a", 2).0, "a 7, b 3, other 0");
+    assert_eq!(at(&mut ledger, 1000, "a", 0).0, "a 7, b 3, other 0", "as long as a prefix is held");
+    assert_eq!(at(&mut ledger, 1100, "a", 0).0, "a 7, other 0");
+}
+
+#[test]
+fn an_element_that_was_set_back_begins_again_and_a_stray_one_counts_for_nobody() {
+    let (mut ledger, mut kernel) = (Ledger::new(1), Kernel::default());
+    want(&mut ledger, &mut kernel, Instant::now(), &[("10.244.1.0/24", "a")]);
+    let set = Set::of(p("10.244.1.0/24")).next().unwrap();
+    let own = |ledger: &Ledger| ledger.totals().nodes[0].own[(set.direction, set.path)];
+    let mut at = |bytes, packets| {
+        kernel.elements.insert((p("10.244.1.0/24"), set), Count { bytes, packets });
+        let stray = Reading { set, addr: "10.244.1.5".parse().unwrap(), count: Count::default() };
+        let mut readings = kernel.readings();
+        readings.push(stray);
+        let found = ledger.read(&readings);
+        assert_eq!(found, Found { missing: Vec::new(), extra: vec![stray] });
+        own(&ledger)
+    };
+    for (why, (bytes, packets), wanted) in [
+        ("counted", (1000, 10), (1000, 10)),
+        ("the same again", (1000, 10), (1000, 10)),
+        ("fewer packets", (900, 6), (1900, 16)),
+        ("as many packets and fewer bytes", (600, 6), (2500, 22)),
+    ] {
+        assert_eq!(at(bytes, packets), Count { bytes: wanted.0, packets: wanted.1 }, "{why}");
+    }
+}
+
+#[test]
+fn a_default_route_takes_no_place() {
+    let (mut ledger, start) = (Ledger::new(1), Instant::now());
+    let wanted = BTreeMap::from([(p("0.0.0.0/0"), name("a"))]);
+    assert_eq!(ledger.want(start, &wanted, |_| true, true), []);
+    assert_eq!(ledger.want(start, &BTreeMap::new(), |_| true, true), []);
+    let later = start + Duration::from_secs(3600);
+    assert_eq!(ledger.want(later, &BTreeMap::new(), |_| true, true), [p("0.0.0.0/0")]);
 }
 
 #[test]
@@ -140,12 +202,13 @@ fn there_is_room_for_so_many() {
     let wanted = |range: std::ops::Range<usize>| -> BTreeMap<Prefix, Arc<str>> {
         range.map(|i| (prefix(i), name(&format!("n{}", i % 50)))).collect()
     };
-    let plan = ledger.want(now, &wanted(0..MOST + 5), |_| true, true);
-    assert_eq!((plan.add.len(), ledger.beyond()), (MOST + 2, 5), "and two that take the rest");
-    let plan = ledger.want(now, &wanted(0..MOST + 5), |_| true, true);
-    assert_eq!((plan, ledger.beyond()), (Plan::default(), 5), "who is in stays in");
-    let plan = ledger.want(now, &wanted(3..MOST + 5), |_| true, true);
-    assert_eq!((plan.add.len(), plan.remove.len(), ledger.beyond()), (3, 3, 2), "who has gone makes room at once");
+    ledger.want(now, &wanted(0..MOST + 5), |_| true, true);
+    assert_eq!((ledger.prefixes().len(), ledger.beyond()), (MOST + 2, 5), "and two that take the rest");
+    let remove = ledger.want(now, &wanted(0..MOST + 5), |_| true, true);
+    assert_eq!((remove.len(), ledger.prefixes().len(), ledger.beyond()), (0, MOST + 2, 5), "who is in stays in");
+    let remove = ledger.want(now, &wanted(3..MOST + 5), |_| true, true);
+    let found = (remove.len(), ledger.prefixes().len(), ledger.beyond());
+    assert_eq!(found, (3, MOST + 5, 2), "who has gone makes room at once");
     assert_eq!(ledger.totals().nodes.iter().filter(|node| node.shown).count(), 10);
 }
 
@@ -164,7 +227,7 @@ fn what_was_kept_is_checked() {
         ("as it should be", text(&a, &of("0")), true),
         ("a prefix of nobody", text("", &of("null")), true),
         ("a prefix of nobody there", text(&a, &of("1")), false),
-        ("a node without a prefix", text(&a, &of("null")), false),
+        ("a node without a prefix, whose last moved", text(&a, &of("null")), true),
         ("a node twice", text(&format!("{a},{a}"), &of("0")), false),
         ("a prefix twice", text(&a, &format!("{},{}", of("0"), of("0"))), false),
     ];
@@ -296,20 +359,20 @@ impl World {
             .filter_map(|(prefix, owner)| Some((p(prefix), name(&format!("n{}", (*owner)?)))));
         let wanted = owned.collect();
         let before = self.ledger.totals();
-        let plan = self.ledger.want(self.now, &wanted, |_| true, true);
+        let remove = self.ledger.want(self.now, &wanted, |_| true, true);
         self.keep();
-        for prefix in &plan.remove {
+        for prefix in &remove {
             self.expected += self.kernel.pass(*prefix, 1, between);
         }
         // With a node go the packets that it counted while it had a place.
         let mut after = Vec::new();
         self.ledger.read(&self.kernel.readings());
         after.extend(self.ledger.totals().nodes);
-        self.kernel.carry_out(&plan, &mut self.ledger);
+        self.kernel.carry_out(&remove, &mut self.ledger);
         self.keep();
         let there: BTreeSet<Arc<str>> = self.ledger.totals().nodes.into_iter().map(|node| node.name).collect();
         let known = after.iter().map(|node| (&node.name, &node.own));
-        // Some went as soon as their last prefix got another owner.
+        // Some went, as another has had their last prefix for long.
         let sooner = before.nodes.iter().filter(|node| !after.iter().any(|after| after.name == node.name));
         let gone = known.chain(sooner.map(|node| (&node.name, &node.own))).filter(|(name, _)| !there.contains(*name));
         let gone: u64 = gone.map(|(_, own)| packets(own)).sum();
@@ -356,7 +419,7 @@ impl World {
                 prop_assert_eq!(found.missing.contains(&prefix), !sets.is_empty());
                 self.ledger.lost(found.missing.clone());
                 self.keep();
-                self.kernel.carry_out(&Plan { add: found.missing, remove: Vec::new() }, &mut self.ledger);
+                self.kernel.carry_out(&[], &mut self.ledger);
                 self.look()?;
             }
         }

@@ -197,14 +197,14 @@ fn routes_refer_to_objects() {
             }
             if table == 254 {
                 for (to, object) in [("10.1.0.9", 1), ("10.1.1.9", 101), ("10.1.2.9", 102)] {
-                    let found = query::lookup(addr(to), None).await.unwrap().unwrap();
-                    assert_eq!(found.route.unwrap().nexthop, Some(id(object)), "{to}");
+                    let found = lookup(addr(to)).await;
+                    assert_eq!(found.route.unwrap().nexthop, Some(object), "{to}");
                     assert!(found.gateway.is_some() && found.device.is_some(), "{to}");
                 }
                 // IPv6 keeps one answer per hop, and tells for all routes over it which one it was made for.
                 for _ in 0..4 {
                     for to in ["2001:db8:f0::9", "2001:db8:f1::9", "2001:db8:f2::9"] {
-                        let found = query::lookup(addr(to), None).await.unwrap().unwrap();
+                        let found = lookup(addr(to)).await;
                         assert!(found.gateway.is_some() && found.device.is_some(), "{to}");
                         assert!(found.route.is_none_or(|route| route.prefix.contains(addr(to))), "{found:?}");
                     }
@@ -487,14 +487,14 @@ fn an_object_does_not_wait_for_a_table_of_routes() {
         let routes = (0..200_000).map(|n| FibOp::Create(prefix(n), Target::Object(id(101))));
         writer.ops.send(batch(routes.collect())).await.unwrap();
         // Not before it is at work on them.
-        while query::lookup(addr("11.0.0.1"), None).await.unwrap().is_none() {}
+        while lookup(addr("11.0.0.1")).await.device.is_none() {}
         writer.nexthops.send(vec![hop(2, "192.0.2.34", a1), group(101, [2])]).await.unwrap();
         let first = writer.reports.recv().await.unwrap();
         assert!(matches!(first, writer::Report::Nexthops(objects) if objects.failed.is_empty()));
-        let found = query::lookup(addr("11.0.0.1"), None).await.unwrap().unwrap();
+        let found = lookup(addr("11.0.0.1")).await;
         assert_eq!(found.device, Some(a1), "while others are still being written");
         assert_eq!(report(&mut writer).await.failed, []);
-        let found = query::lookup(prefix(199_999).first_host(), None).await.unwrap().unwrap();
+        let found = lookup(prefix(199_999).first_host()).await;
         assert_eq!(found.device, Some(a1));
     });
 }

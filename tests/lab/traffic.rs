@@ -11,7 +11,7 @@ use crate::cluster::{self, ETCD, POOL, boxes, host, inside, wait_meshed};
 use crate::harness::agent::{Agent, ROUTE, SESSION, WAYLEAVE};
 use crate::harness::etcd::Etcd;
 use crate::harness::speaker::{Speaker, UPDATE, Who, message, nlri, update};
-use crate::harness::wait::{bound, pause};
+use crate::harness::wait::bound;
 use crate::harness::{Lab, Netns, holds};
 
 /// Bytes of a packet with its headers: 20 of IP, 8 of UDP.
@@ -62,6 +62,17 @@ fn wait_counted(agent: &Agent, prefix: &str, node: &str) {
 /// `GET /v1/traffic`
 fn traffic(agent: &Agent) -> Value {
     agent.control("/v1/traffic").unwrap_or_default()
+}
+
+/// Scrapes until a number of packets is reached: it comes from below, and never falls.
+fn reaches(agent: &Agent, why: &str, direction: &str, node: &str, wanted: f64) {
+    let mut last = 0.0;
+    holds(why, SESSION, || {
+        let Some(now) = packets(agent, direction, node) else { return false };
+        assert!(now >= last && now <= wanted, "{why}: {direction} {node} went from {last} to {now}, not to {wanted}");
+        last = now;
+        now >= wanted
+    });
 }
 
 fn repaired(agent: &Agent) -> f64 {
@@ -129,12 +140,12 @@ fn counts_are_exact_across_restarts_and_reloads() {
     pair.agents[0].kill();
     pair.there(20);
     pair.agents[0].launch(&pair.lab);
-    holds("counted on", SESSION, || packets(&pair.agents[0], "transmit", "10.0.0.2") == Some(75.0));
+    reaches(&pair.agents[0], "counted on", "transmit", "10.0.0.2", 75.0);
     assert_eq!(packets(&pair.agents[0], "receive", "10.0.0.2"), Some(30.0));
     pair.agents[0].terminate();
     pair.back(10);
     pair.agents[0].launch(&pair.lab);
-    holds("counted on", SESSION, || packets(&pair.agents[0], "receive", "10.0.0.2") == Some(40.0));
+    reaches(&pair.agents[0], "counted on", "receive", "10.0.0.2", 40.0);
 
     // The only place goes, and comes back.
     pair.agents[0].reload(&alone(0, "forwarding_top = 0"));
@@ -145,7 +156,7 @@ fn counts_are_exact_across_restarts_and_reloads() {
     pair.agents[0].kill();
     pair.there(2);
     pair.agents[0].launch(&pair.lab);
-    holds("so after a restart", SESSION, || packets(&pair.agents[0], "transmit", "other") == Some(9.0));
+    reaches(&pair.agents[0], "so after a restart", "transmit", "other", 9.0);
     pair.agents[0].reload(&alone(0, ""));
     holds("its own series goes on", ROUTE, || packets(&pair.agents[0], "transmit", "10.0.0.2") == Some(75.0));
     pair.there(1);
@@ -216,6 +227,34 @@ fn what_somebody_removes_is_made_again() {
 }
 
 #[test]
+fn what_changes_while_repairs_are_held_back_does_not_end_the_counting() {
+    const LIMIT: Duration = Duration::from_secs(90);
+    let pair = Pair::new();
+    let agent = &pair.agents[0];
+    let in_place = || {
+        let list = agent.netns().command("nft").args(["list", "table", "inet", "wayleave_traffic"]).output().unwrap();
+        String::from_utf8_lossy(&list.stdout).contains("goto transmit_direct_ipv4")
+    };
+    for _ in 0..6 {
+        agent.netns().nft("delete table inet wayleave_traffic\n");
+        holds("put right, for the last time at once", LIMIT, in_place);
+    }
+    // Each time elements are looked after before anybody has looked at the table.
+    for (number, script) in ["delete table inet wayleave_traffic", "flush chain inet wayleave_traffic transmit"]
+        .into_iter()
+        .cycle()
+        .take(4)
+        .enumerate()
+    {
+        agent.netns().nft(&format!("{script}\n"));
+        agent.reload(&alone(0, &format!("forwarding_top = {}", 50 + number)));
+        holds(script, LIMIT, || in_place() && agent.metric("wayleave_forwarding_counted") == Some(1.0));
+    }
+    pair.there(5);
+    expect(agent, "counted as before", "10.0.0.2", 5.0, 0.0);
+}
+
+#[test]
 fn nodes_of_a_store_come_and_go_among_the_largest() {
     let lab = Lab::new();
     let rack = cluster::Rack::new(&lab, 4);
@@ -261,7 +300,7 @@ fn nodes_of_a_store_come_and_go_among_the_largest() {
     agents[0].kill();
     send(&d, &a, &inside(&held[0]), 5);
     agents[0].launch(&lab);
-    holds("counted on", SESSION, || packets(&agents[0], "receive", "other") == Some(25.0));
+    reaches(&agents[0], "counted on", "receive", "other", 25.0);
     expect(&agents[0], "after a restart", &name(first), 40.0, 0.0);
     expect(&agents[0], "after a restart", "other", 25.0, 25.0);
     // With room for all nobody's past is thrown in anybody's lap.
@@ -332,10 +371,20 @@ fn scrapes_and_counts_stand_ten_thousand_route_updates() {
     assert_eq!(packets(agent, "transmit", "other"), Some(0.0));
 }
 
+/// Reads what a terminal is sent until all of these are in it.
+fn read_until(output: &mut impl std::io::Read, drawn: &mut String, wanted: &[&str]) {
+    while !wanted.iter().all(|text| drawn.contains(text)) {
+        let mut bytes = [0; 4096];
+        let count = output.read(&mut bytes).unwrap();
+        assert!(count > 0, "ended without {wanted:?}: {drawn:?}");
+        drawn.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+}
+
 #[test]
 fn top_shows_who_is_busy() {
-    let pair = Pair::new();
-    let agent = &pair.agents[0];
+    let mut pair = Pair::new();
+    let agent = &mut pair.agents[0];
     let target = "10.244.2.10:7102";
     let sink = pair.boxes[1].run(|| bound(|| UdpSocket::bind(target)));
     let sender = pair.boxes[0].run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
@@ -367,17 +416,28 @@ fn top_shows_who_is_busy() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("script, of the Debian package bsdutils");
-    pause(Duration::from_secs(2));
+    let mut output = terminal.stdout.take().unwrap();
+    let mut drawn = String::new();
+    read_until(&mut output, &mut drawn, &["h1: ready", "10.0.0.2"]);
+    // The daemon is started anew: that is shown, and what comes after it.
+    let mark = drawn.len();
+    agent.kill();
+    read_until(&mut output, &mut drawn, &["can't reach the daemon"]);
+    agent.launch(&pair.lab);
+    let mut after = drawn.split_off(mark);
+    read_until(&mut output, &mut after, &["h1: ready"]);
+    drawn.push_str(&after);
+    // A daemon that hangs doesn't keep it from ending.
+    agent.signal(nix::sys::signal::Signal::SIGSTOP);
     let top =
         String::from_utf8(Command::new("pgrep").args(["-P", &terminal.id().to_string()]).output().unwrap().stdout)
             .unwrap();
     let top: i32 = top.trim().parse().expect("script has one child");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(top), nix::sys::signal::Signal::SIGINT).unwrap();
-    let mut drawn = String::new();
-    std::io::Read::read_to_string(&mut terminal.stdout.take().unwrap(), &mut drawn).unwrap();
+    std::io::Read::read_to_string(&mut output, &mut drawn).unwrap();
+    agent.signal(nix::sys::signal::Signal::SIGCONT);
     assert_eq!(terminal.wait().unwrap().code(), Some(0), "{drawn:?}");
     assert!(drawn.starts_with("\u{1b}[?1049h") && drawn.trim_end().ends_with("\u{1b}[?1049l"), "{drawn:?}");
-    assert!(drawn.contains("h1: ready") && drawn.contains("10.0.0.2"), "{drawn:?}");
     let widest = drawn.split("\r\n").map(|line| line.split('\u{1b}').next().unwrap().chars().count()).max();
     assert!(widest <= Some(40), "{drawn:?}");
     drop(stop);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::memory::Memory;
 use self::sources::{Sources, Wanted};
@@ -28,12 +28,12 @@ use self::table::Table;
 use crate::config::Config;
 use crate::daemon::journal::Journal;
 use crate::daemon::node::repairs::{Repairs, Thing};
-use crate::daemon::{cluster, node, routing};
+use crate::daemon::{cluster, node, routing, until};
 use crate::io::netlink::nftables::Heard;
 use crate::io::nft;
 use crate::metrics::Metrics;
 use crate::net::{Family, Prefix};
-use crate::traffic::{Counts, Direction, Layout, Ledger, Path as Way, Plan, Total, Totals};
+use crate::traffic::{Counts, Direction, Layout, Ledger, Path as Way, Total, Totals};
 use crate::view;
 
 /// Name of our table of counters.
@@ -114,8 +114,6 @@ pub struct Traffic {
     ledger: Ledger,
     memory: Memory,
     repairs: Repairs,
-    /// What the kernel is to do
-    plan: Plan,
     error: Option<String>,
     began: Instant,
     /// Not before then is changed what is counted
@@ -162,7 +160,6 @@ impl Traffic {
             ledger: Ledger::new(config.metrics.forwarding_top),
             memory: Memory::new(&config.state_dir),
             repairs: Repairs::new(around.metrics, around.journal),
-            plan: Plan::default(),
             error: None,
             began: Instant::now(),
             after: Instant::now(),
@@ -202,7 +199,7 @@ impl Traffic {
                 _ = tick.tick() => Wake::Tick,
                 _ = look.tick() => Wake::Look,
                 _ = rank.tick() => Wake::Rank,
-                () = until(again) => Wake::Again,
+                () = until(again.map(Instant::from_std)) => Wake::Again,
             };
             match wake {
                 Wake::Asked(answer) => {
@@ -243,6 +240,9 @@ impl Traffic {
 
     /// Takes over what a former run left.
     async fn adopt(&mut self) {
+        if !self.config.kernel.install {
+            return;
+        }
         if !self.config.metrics.forwarding {
             return self.clear().await;
         }
@@ -266,14 +266,13 @@ impl Traffic {
         }
         self.memory.forget();
         self.ledger = Ledger::new(self.config.metrics.forwarding_top);
-        self.plan = Plan::default();
         self.error = None;
         self.counted.send_replace(None);
     }
 
     async fn configure(&mut self) {
         let former = std::mem::replace(&mut self.config, Arc::clone(&self.configs.borrow_and_update()));
-        if !self.config.metrics.forwarding {
+        if self.config.kernel.install && !self.config.metrics.forwarding {
             return self.clear().await;
         }
         if self.off().is_some() {
@@ -308,15 +307,18 @@ impl Traffic {
         self.addresses = Arc::new(addresses);
         let pools = &self.config.network.pools;
         let rest = |family: Family| pools.iter().any(|pool| pool.family() == family);
-        self.plan = self.ledger.want(Instant::now().into_std(), &names, rest, known);
-        self.bring_up().await;
+        let remove = self.ledger.want(Instant::now().into_std(), &names, rest, known);
+        self.bring_up(&remove).await;
     }
 
-    async fn bring_up(&mut self) {
+    async fn bring_up(&mut self, remove: &[Prefix]) {
         let layout = self.layout();
-        let plan = std::mem::take(&mut self.plan);
         let Self { table, ledger, memory, .. } = self;
-        let error = table.bring_up(&layout, plan, ledger, memory).await.err().map(|error| error.words());
+        let error = table.bring_up(&layout, remove, ledger, memory).await.err().map(|error| error.words());
+        if error.is_some() {
+            // It may be gone, and somebody's change not be heard of yet: the next attempt makes all of it.
+            table.distrust();
+        }
         self.after = Instant::now() + PACE;
         self.failed(error);
         self.prefixes = Arc::new(self.ledger.prefixes());
@@ -390,7 +392,7 @@ impl Traffic {
             return;
         }
         self.table.distrust();
-        self.bring_up().await;
+        self.bring_up(&[]).await;
         if self.error.is_none() {
             tracing::warn!(table = TABLE, by = self.table.by, "traffic table {wrong} by somebody, restored");
             self.repairs.done(&Thing::Traffic, format!("traffic table {wrong}"));
@@ -486,12 +488,5 @@ pub async fn tear_down(state_dir: &Path) -> (Vec<String>, Vec<String>) {
             forgotten.then(|| "counts of traffic forgotten".to_owned()).into_iter().collect(),
             vec![format!("nftables table {TABLE}: {}", node::with_source(&error))],
         ),
-    }
-}
-
-async fn until(at: Option<std::time::Instant>) {
-    match at {
-        Some(at) => sleep_until(Instant::from_std(at)).await,
-        None => std::future::pending().await,
     }
 }

@@ -14,7 +14,7 @@ use crate::io::netlink::counters::Counters;
 use crate::io::netlink::nftables::{self, Heard, Scope, TableWatch};
 use crate::io::{nft, suspects};
 use crate::net::Prefix;
-use crate::traffic::{Found, Layout, Ledger, Plan, Reading, Set};
+use crate::traffic::{Found, Layout, Ledger, Reading, Set};
 
 const SCOPE: [Scope; 1] = [Scope::inet(TABLE)];
 
@@ -82,10 +82,10 @@ impl Table {
                 continue;
             }
             suspicious = true;
-            self.by = transaction.by.map(|(pid, name)| match suspects::process(pid) {
-                Some(process) if process.starts_with(&name) => process,
-                _ => format!("{name} (pid {pid}, ended)"),
-            });
+            self.by = transaction.by.map(suspects::transaction);
+        }
+        if suspicious {
+            self.verified = None;
         }
         suspicious && self.applied.is_some()
     }
@@ -162,7 +162,7 @@ impl Table {
     pub(super) async fn bring_up(
         &mut self,
         layout: &Layout,
-        plan: Plan,
+        remove: &[Prefix],
         ledger: &mut Ledger,
         memory: &mut Memory,
     ) -> Result<(), Error> {
@@ -170,14 +170,19 @@ impl Table {
             // Before the write, so that all after it is heard. Fails where nftables loads with the first rule.
             self.watch = TableWatch::open(&SCOPE).ok();
         }
-        if self.applied.as_ref() != Some(layout) {
+        // Elements alone say nothing of the rules: those are known to be right only if they were just made, or
+        // nothing has changed since they were found so.
+        let sound = if self.is(layout) {
+            self.verified.is_some() && nftables::generation().ok() == self.verified
+        } else {
             self.shape(layout, ledger).await?;
-        }
+            true
+        };
         let Found { mut missing, extra } = self.read(ledger).await?;
         ledger.lost(missing.iter().copied());
         memory.keep(ledger, self.handle.unwrap_or_default()).await;
         let (there, absent): (Vec<Prefix>, Vec<Prefix>) =
-            plan.remove.iter().partition(|prefix| missing.binary_search(prefix).is_err());
+            remove.iter().partition(|prefix| missing.binary_search(prefix).is_err());
         self.remove(&there, ledger).await?;
         for prefix in absent {
             ledger.removed(prefix, &[]);
@@ -187,10 +192,10 @@ impl Table {
             // It may have gone by itself.
             let _ = self.ask(move |counters| counters.remove(reading.set, &[reading.addr], &mut Vec::new())).await;
         }
-        missing.retain(|prefix| plan.remove.binary_search(prefix).is_err());
+        missing.retain(|prefix| remove.binary_search(prefix).is_err());
         self.add(&missing).await?;
         memory.keep(ledger, self.handle.unwrap_or_default()).await;
-        self.verified = nftables::generation().ok();
+        self.verified = if sound { nftables::generation().ok() } else { None };
         self.doubt = false;
         Ok(())
     }

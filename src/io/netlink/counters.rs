@@ -9,12 +9,11 @@ use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::nftables::{GENERIC, INET, NFTABLES};
+use super::nftables::{GENERIC, GET_TABLE, INET, NFTABLES, TABLE, counts, header, number, text};
 use super::socket::Client;
-use super::wire::{self, Encoder, Start, attributes, str_of};
+use super::wire::{self, Encoder, attributes, str_of};
 use crate::traffic::{Count, Reading, Set};
 
-const GET_TABLE: u16 = NFTABLES | 0x1;
 const GET_SET: u16 = NFTABLES | 0xa;
 const NEW_ELEMENT: u16 = NFTABLES | 0xc;
 const GET_ELEMENT: u16 = NFTABLES | 0xd;
@@ -25,8 +24,6 @@ const END: u16 = 0x11;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 
-/// `NFTA_TABLE_NAME`, `NFTA_SET_TABLE`, `NFTA_SET_ELEM_LIST_TABLE`.
-const TABLE: u16 = 1;
 /// `NFTA_TABLE_HANDLE`.
 const HANDLE: u16 = 4;
 /// `NFTA_SET_NAME`, `NFTA_SET_ELEM_LIST_SET`.
@@ -40,11 +37,9 @@ const VALUE: u16 = 1;
 /// `NFTA_SET_ELEM_EXPR`; with several, `NFTA_SET_ELEM_EXPRESSIONS`, which consists of `NFTA_LIST_ELEM`.
 const EXPRESSION: u16 = 7;
 const EXPRESSIONS: u16 = 11;
-/// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`; in the latter `NFTA_COUNTER_BYTES`, `NFTA_COUNTER_PACKETS`.
+/// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
 const NAME: u16 = 1;
 const DATA: u16 = 2;
-const BYTES: u16 = 1;
-const PACKETS: u16 = 2;
 
 /// How often a dump is begun again that a change tore.
 const ATTEMPTS: u32 = 4;
@@ -70,7 +65,7 @@ impl Counters {
     pub fn handle(&mut self) -> io::Result<Option<u64>> {
         let mut handle = None;
         let Self { client, table } = self;
-        let write = |encoder: &mut Encoder| header(encoder, TABLE, table);
+        let write = |encoder: &mut Encoder| header(encoder, INET, table);
         let done = client.ask(GET_TABLE, 0, write, |message| {
             let body = message.body.get(GENERIC..).unwrap_or_default();
             handle = attributes(body).find(|(kind, _)| *kind == HANDLE).and_then(|(_, value)| number(value));
@@ -86,7 +81,7 @@ impl Counters {
     pub fn sets(&mut self) -> io::Result<Vec<Set>> {
         let mut sets = Vec::new();
         let Self { client, table } = self;
-        let write = |encoder: &mut Encoder| header(encoder, TABLE, table);
+        let write = |encoder: &mut Encoder| header(encoder, INET, table);
         client.ask(GET_SET, wire::DUMP, write, |message| {
             let body = message.body.get(GENERIC..).unwrap_or_default();
             let name = |kind: u16| attributes(body).find(|(k, _)| *k == kind).and_then(|(_, value)| str_of(value));
@@ -106,7 +101,7 @@ impl Counters {
             out.truncate(start);
             let Self { client, table } = self;
             let write = |encoder: &mut Encoder| {
-                header(encoder, TABLE, table);
+                header(encoder, INET, table);
                 text(encoder, SET, &name);
             };
             let take = |message: &wire::Message<'_>| elements(message, set, |reading| out.push(reading));
@@ -146,7 +141,7 @@ impl Counters {
         let write = |encoder: &mut Encoder, first: u32| {
             bracket(encoder, BEGIN, first);
             let start = encoder.begin(kind, wire::REQUEST | wire::ACK | flags, first + 1);
-            header(encoder, TABLE, table);
+            header(encoder, INET, table);
             text(encoder, SET, &set.to_string());
             let list = encoder.begin_nest(ELEMENTS | NESTED);
             for addr in addrs {
@@ -164,19 +159,6 @@ impl Counters {
         };
         client.transact(write, read)
     }
-}
-
-/// The start of every message: family, and what it is about.
-fn header(encoder: &mut Encoder, kind: u16, name: &str) {
-    encoder.put(&[INET, 0, 0, 0]);
-    text(encoder, kind, name);
-}
-
-fn text(encoder: &mut Encoder, kind: u16, value: &str) {
-    let start: Start = encoder.begin_nest(kind);
-    encoder.put(value.as_bytes());
-    encoder.put(&[0]);
-    encoder.end_nest(start);
 }
 
 /// Begins or ends a batch for nftables.
@@ -210,26 +192,7 @@ fn elements(message: &wire::Message<'_>, set: Set, mut out: impl FnMut(Reading))
 }
 
 fn counter(expression: &[u8]) -> Option<Count> {
-    let (mut is_counter, mut count) = (false, Count::default());
-    for (kind, value) in attributes(expression) {
-        match kind {
-            NAME => is_counter = str_of(value) == Some("counter"),
-            DATA => {
-                for (kind, value) in attributes(value) {
-                    match kind {
-                        BYTES => count.bytes = number(value)?,
-                        PACKETS => count.packets = number(value)?,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    is_counter.then_some(count)
-}
-
-/// nftables writes numbers in network byte order.
-fn number(value: &[u8]) -> Option<u64> {
-    value.first_chunk().map(|chunk| u64::from_be_bytes(*chunk))
+    let find = |wanted| attributes(expression).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    find(NAME).and_then(str_of).filter(|name| *name == "counter")?;
+    counts(find(DATA)?)
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::encode::family_number;
 use super::nexthop::{self, ROUTE_NEXTHOP};
 use super::parse;
-use super::query::{any_route, blocking, fib_match, whole};
+use super::query::{any_route, blocking, whole};
 use super::socket::Client;
 use super::wire::{self, attributes, str_of, u16_at, u32_at};
 use crate::explain::kernel::{Action, Answer, Device, Devices, Fate, Matched, Neighbour, Object, Reachability, Rule};
@@ -22,6 +22,15 @@ const INFO_KIND: u16 = 1;
 /// `RTAX_MTU` within `RTA_METRICS` (linux/rtnetlink.h).
 const METRIC_MTU: u16 = 2;
 
+/// `RTM_F_FIB_MATCH`: answer with the route that matched, not with where it led; and for IPv4, which would always say
+/// main, `RTM_F_LOOKUP_TABLE`: with the table it stands in. IPv6 does that anyway, and refuses to be asked for it.
+const fn fib_match(family: Family) -> u32 {
+    match family {
+        Family::Ipv4 => libc::RTM_F_FIB_MATCH | libc::RTM_F_LOOKUP_TABLE,
+        Family::Ipv6 => libc::RTM_F_FIB_MATCH,
+    }
+}
+
 /// One packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
@@ -33,13 +42,21 @@ pub struct Question {
     pub arriving: Option<u32>,
 }
 
+impl Question {
+    /// What becomes of a packet that this host sends.
+    pub const fn sent_to(to: IpAddr) -> Self {
+        Self { to, from: None, arriving: None }
+    }
+}
+
 /// What becomes of a packet. An answer is also that there is no way.
 pub async fn ask(question: Question) -> io::Result<Answer> {
     blocking(move |client| {
         let mut answer = way(client, question, 0)?;
         if answer.fate == Fate::Sent || answer.fate == Fate::Local {
             let matched = way(client, question, fib_match(Family::of(question.to)))?.route;
-            // Of IPv6 over an object the kernel may name another of the routes that use it.
+            // IPv6 keeps what it found with the hop, and over an object the hop is that of many routes: it may
+            // name one of the others.
             answer.route = matched.filter(|route| route.prefix.contains(question.to));
         }
         Ok(answer)

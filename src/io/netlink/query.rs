@@ -1,33 +1,22 @@
-//! Questions to the kernel: all of its state, one lookup; and the removal of all that
-//! is ours. Each opens a socket of its own in a blocking thread.
+//! Questions to the kernel about all of its state; and the removal of all that is ours. Each opens a socket of its own in a blocking thread.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::AHashSet;
 
 use super::encode::{self, RouteHeader, family_number};
-use super::nexthop::{self, ROUTE_NEXTHOP};
+use super::nexthop;
 use super::parse::{self, Route};
 use super::socket::Client;
-use super::wire::{self, attributes, u32_at};
+use super::wire;
 use super::{MAIN_TABLE, Ours};
-use crate::forward::{Dump, Hop, Nexthop, NexthopId, NexthopObject, RouteKind, Target};
-use crate::net::{Family, Prefix};
+use crate::forward::{Dump, Hop, Nexthop, NexthopObject, RouteKind, Target};
+use crate::net::Family;
 
 /// How often a dump is begun again that a change tore. The last one counts: what it missed comes
 /// as an event.
 const ATTEMPTS: u32 = 4;
-
-/// `RTM_F_FIB_MATCH`: answer with the route that matched, not with where it led; and for IPv4, which would always say
-/// main, `RTM_F_LOOKUP_TABLE`: with the table it stands in. IPv6 does that anyway, and refuses to be asked for it.
-pub(super) const fn fib_match(family: Family) -> u32 {
-    match family {
-        Family::Ipv4 => libc::RTM_F_FIB_MATCH | libc::RTM_F_LOOKUP_TABLE,
-        Family::Ipv6 => libc::RTM_F_FIB_MATCH,
-    }
-}
 
 pub(super) async fn blocking<T: Send + 'static>(
     ask: impl FnOnce(&mut Client) -> io::Result<T> + Send + 'static,
@@ -247,134 +236,4 @@ pub async fn flush_nexthops(protocol: u8) -> io::Result<usize> {
         Ok(removed)
     })
     .await
-}
-
-/// Where the kernel would send a packet, and by which route.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Lookup {
-    /// The neighbour it goes to; `None`: the destination itself is on the link, or it is dropped.
-    pub gateway: Option<IpAddr>,
-    /// Device it leaves by, as interface index; `None` if it is dropped.
-    pub device: Option<u32>,
-    /// Source address a socket here would use.
-    pub source: Option<IpAddr>,
-    /// The route that matched; `None` if the kernel does not tell, as for our own addresses and for
-    /// some IPv6 routes over nexthop objects.
-    pub route: Option<Matched>,
-}
-
-/// The route a lookup ended at.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Matched {
-    /// Its destination.
-    pub prefix: Prefix,
-    /// Table it stands in.
-    pub table: u32,
-    /// Who installed it (`rtm_protocol`).
-    pub protocol: u8,
-    /// Its priority.
-    pub metric: u32,
-    /// The nexthop object it refers to.
-    pub nexthop: Option<NexthopId>,
-}
-
-/// Asks where a packet to `to` goes: one that a socket here sends, or one `from` an address that
-/// came in by a device.
-///
-/// `Ok(None)`: nowhere, the kernel would answer "network is unreachable" or drop it.
-pub async fn lookup(to: IpAddr, arriving: Option<(IpAddr, u32)>) -> io::Result<Option<Lookup>> {
-    blocking(move |client| {
-        let Some(Some(way)) = unless_unreachable(ask_way(client, to, arriving, 0))? else { return Ok(None) };
-        let route = unless_unreachable(ask_way(client, to, arriving, fib_match(Family::of(to))))?.flatten();
-        Ok(Some(Lookup {
-            gateway: way.gateway,
-            device: way.device,
-            source: way.source,
-            // IPv6 keeps what it found with the hop, and over an object the hop is that of many routes:
-            // it may name one of the others.
-            route: route.and_then(|route| route.matched).filter(|route| route.prefix.contains(to)),
-        }))
-    })
-    .await
-}
-
-/// The source address the kernel uses towards `to`; `Ok(None)`: it has no route there.
-pub async fn source_towards(to: IpAddr) -> io::Result<Option<IpAddr>> {
-    blocking(move |client| {
-        let way = unless_unreachable(ask_way(client, to, None, 0))?;
-        Ok(way.flatten().and_then(|way| way.source))
-    })
-    .await
-}
-
-/// One answer to `RTM_GETROUTE`.
-struct Way {
-    gateway: Option<IpAddr>,
-    device: Option<u32>,
-    source: Option<IpAddr>,
-    matched: Option<Matched>,
-}
-
-fn ask_way(client: &mut Client, to: IpAddr, arriving: Option<(IpAddr, u32)>, flags: u32) -> io::Result<Option<Way>> {
-    let family = Family::of(to);
-    let header = RouteHeader {
-        family: family_number(family),
-        prefix_len: family.bits(),
-        source_len: if arriving.is_some() { family.bits() } else { 0 },
-        flags,
-        ..any_route(0)
-    };
-    let mut way = None;
-    client.ask(
-        libc::RTM_GETROUTE,
-        0,
-        |encoder| {
-            header.put_whole(encoder);
-            encoder.attribute_address(libc::RTA_DST, to);
-            if let Some((from, device)) = arriving {
-                encoder.attribute_address(libc::RTA_SRC, from);
-                encoder.attribute_u32(libc::RTA_IIF, device);
-            }
-        },
-        |message| way = read_way(message.body, family),
-    )?;
-    Ok(way)
-}
-
-fn read_way(body: &[u8], family: Family) -> Option<Way> {
-    let &[_, len, _, _, small_table, protocol, _, _] = body.first_chunk::<8>()?;
-    let mut matched = Matched {
-        prefix: Prefix::default_route(family),
-        table: u32::from(small_table),
-        protocol,
-        metric: 0,
-        nexthop: None,
-    };
-    let mut way = Way { gateway: None, device: None, source: None, matched: None };
-    for (kind, value) in attributes(body.get(12..)?) {
-        match kind {
-            libc::RTA_DST => matched.prefix = Prefix::new(wire::address(value)?, len),
-            libc::RTA_TABLE => matched.table = u32_at(value, 0)?,
-            libc::RTA_PRIORITY => matched.metric = u32_at(value, 0)?,
-            ROUTE_NEXTHOP => matched.nexthop = u32_at(value, 0).map(NexthopId),
-            libc::RTA_GATEWAY => way.gateway = wire::address(value),
-            libc::RTA_VIA => way.gateway = wire::address(value.get(2..)?),
-            libc::RTA_OIF => way.device = u32_at(value, 0),
-            libc::RTA_PREFSRC => way.source = wire::address(value),
-            _ => {}
-        }
-    }
-    way.matched = Some(matched);
-    Some(way)
-}
-
-/// What a lookup gives where there is no route, or one that rejects.
-fn unless_unreachable<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(way) => Ok(Some(way)),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::EAGAIN) => Ok(None),
-            _ => Err(error),
-        },
-    }
 }
