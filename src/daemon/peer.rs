@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::news::News;
 pub use self::record::Record;
@@ -31,6 +31,7 @@ use crate::bgp::wire::Cease;
 use crate::daemon::connection::Connection;
 use crate::daemon::journal::Named;
 use crate::daemon::routing::{Input, Up};
+use crate::daemon::until;
 use crate::explain::peer::DialError;
 use crate::io::drops;
 use crate::io::tcp::{self, ConnectError, ConnectOptions, StreamOptions, Unread};
@@ -558,13 +559,6 @@ async fn dial(profile: Profile) -> Result<TcpStream, DialFailure> {
     };
     let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
     Err((kind, format!("{error}{source}")))
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn dialled(dial: &mut Option<Dial>) -> Result<TcpStream, DialFailure> {

@@ -428,19 +428,6 @@ impl Fib {
         }
     }
 
-    /// Nobody knows what became of the writes under way.
-    pub(super) fn writer_lost(&mut self) {
-        let touched = self.touched();
-        for cell in self.select(|_, slot| slot.has(Slot::IN_FLIGHT)) {
-            self.doubt = true;
-            self.change(cell, |slot| {
-                slot.sent = TargetId::NONE;
-                slot.clear(Slot::UNDER_WAY);
-                slot.set(touched | Slot::UNSURE);
-            });
-        }
-    }
-
     /// A link or an address came: what failed for want of one is tried at once.
     pub(super) fn retry_unreachable(&mut self) {
         for prefix in self.refused.unreachable() {

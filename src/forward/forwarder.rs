@@ -561,12 +561,6 @@ impl Forwarder {
         self.fib.answered(batch, failed, now);
     }
 
-    /// The writer lost its socket: nobody knows what became of the writes under way.
-    pub fn writer_lost(&mut self) {
-        self.objects.writer_lost();
-        self.fib.writer_lost();
-    }
-
     /// When the next write is due that was refused or held back: call [`Self::take_nexthop_ops`] and
     /// [`Self::take_ops`] then.
     pub fn next_retry(&self) -> Option<Instant> {

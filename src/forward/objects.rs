@@ -497,6 +497,8 @@ impl Objects {
             Err(error) => {
                 self.refused.record(*id, error, now);
                 object.waiting = true;
+                // What was written again because of a doubt is none the surer.
+                object.doubt = true;
                 self.give_up_guard(*id, error);
             }
         }
@@ -515,15 +517,6 @@ impl Objects {
         let is_there = |id| self.known.get(&id).is_some_and(|hop| hop.actual.is_some() && !hop.doubt);
         if !matches!(group.actual, Some(Nexthop::Guarded { .. })) && wanted.members().all(is_there) {
             self.want(id, &Nexthop::Group(used.clone()));
-        }
-    }
-
-    /// Nobody knows what became of the writes under way.
-    pub(super) fn writer_lost(&mut self) {
-        for (id, object) in self.known.iter_mut().filter(|(_, object)| object.sent.is_some()) {
-            object.actual = object.sent.take();
-            object.doubt = true;
-            self.dirty.insert(*id);
         }
     }
 

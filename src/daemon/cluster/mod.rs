@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::backend::{Backend, Follower};
 use self::memory::{Memory, Network};
@@ -32,7 +32,7 @@ use crate::cluster::{Expect, Outcome, Write, flannel};
 use crate::config::{Config, Overlay, Store};
 use crate::daemon::identity::Identity;
 use crate::daemon::journal::Journal;
-use crate::daemon::{Fatal, node, routing};
+use crate::daemon::{Fatal, node, routing, until};
 use crate::io::etcd;
 use crate::net::{Family, Prefix};
 use crate::view;
@@ -779,13 +779,6 @@ async fn written(writing: &mut Option<Writing>) -> Outcome {
 async fn changed(health: &mut Option<watch::Receiver<etcd::Health>>) -> bool {
     match health {
         Some(health) => health.changed().await.is_ok(),
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -122,7 +122,9 @@ impl Shown {
             lease_age: age.unwrap_or_default().as_secs_f64(),
             pools: self.lease.pools.iter().map(|pool| (pool.pool.to_string(), pool.size, pool.taken)).collect(),
             nodes,
-            mesh: (self.mesh_wanted, self.mesh_established),
+            mesh_wanted: self.mesh_wanted,
+            mesh_established: self.mesh_established,
+            mesh_missing: missing(&self.nodes),
         })
     }
 
@@ -309,6 +311,11 @@ fn nodes(cluster: &Cluster) -> Vec<view::Node> {
     nodes
 }
 
+/// Nodes with whom there should be a session and is none, though they live and have not left.
+fn missing(nodes: &[view::Node]) -> usize {
+    nodes.iter().filter(|node| node.session == "down" && node.state == "alive" && !node.drained).count()
+}
+
 fn problems(cluster: &Cluster, state: &State, health: Option<&Health>) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(error) = &cluster.unsaved {
@@ -342,4 +349,37 @@ fn problems(cluster: &Cluster, state: &State, health: Option<&Health>) -> Vec<St
         ));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_missing_only_with_who_could_have_it() {
+        let node = |session: &str, state: &str, drained: bool| view::Node {
+            name: "b".to_owned(),
+            address: [10, 0, 0, 2].into(),
+            asn: crate::net::Asn(64512),
+            router_id: [10, 0, 0, 2].into(),
+            subnets: Vec::new(),
+            state: state.to_owned(),
+            this: false,
+            version: String::new(),
+            reflector: false,
+            drained,
+            session: session.to_owned(),
+            reason: None,
+            tunnels: Vec::new(),
+        };
+        for (why, node, wanted) in [
+            ("it lives", node("down", "alive", false), 1),
+            ("it is up", node("established", "alive", false), 0),
+            ("its host is dead", node("down", "dead", false), 0),
+            ("it has left", node("down", "alive", true), 0),
+            ("none is wanted: both have a reflector", node("none", "alive", false), 0),
+        ] {
+            assert_eq!(missing(&[node]), wanted, "{why}");
+        }
+    }
 }

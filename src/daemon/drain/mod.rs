@@ -12,14 +12,14 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use self::phases::Phases;
 pub use self::phases::Stage;
 use crate::bgp::message::Notification;
 use crate::daemon::journal::{Journal, Note};
 use crate::daemon::routing::Input;
-use crate::daemon::{peers, time};
+use crate::daemon::{peers, time, until};
 use crate::io::files;
 use crate::view::{DrainStatus, EventKind};
 
@@ -313,13 +313,6 @@ fn forget(file: &Path) -> io::Result<()> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

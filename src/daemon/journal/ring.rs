@@ -56,7 +56,7 @@ impl Ring {
     pub fn new(room: usize, former: &str) -> Self {
         let mut ring = Self { events: VecDeque::new(), room, next: 1 };
         for event in former.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok()) {
-            ring.next = ring.next.max(event.seq + 1);
+            ring.next = ring.next.max(event.seq.saturating_add(1));
             ring.keep(Arc::new(event));
         }
         ring
@@ -74,7 +74,7 @@ impl Ring {
         let Note { at, kind, subject, what, cause } = note;
         let time = humantime::format_rfc3339_millis(at).to_string();
         let event = Arc::new(Event { seq: self.next, time, kind, subject, what, cause });
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.keep(Arc::clone(&event));
         event
     }
@@ -85,7 +85,7 @@ impl Ring {
         let limit = filter.limit.unwrap_or(usize::MAX);
         let mut events: Vec<Arc<Event>> = self.events.iter().rev().filter(wanted).take(limit).cloned().collect();
         events.reverse();
-        let before = self.events.front().map_or(self.next, |oldest| oldest.seq) - 1;
+        let before = self.events.front().map_or(self.next, |oldest| oldest.seq).saturating_sub(1);
         let oldest_fits = self.events.front().is_none_or(|oldest| filter.is_late_enough(oldest));
         let forgotten = match (filter.after, &filter.since) {
             // The newest that were asked for are all there.
@@ -170,5 +170,11 @@ mod tests {
         let all = again.find(&Filter::default());
         assert_eq!(all.events[..3], found.events[..]);
         assert_eq!(all.events.last().map(|event| event.seq), Some(4), "what can't be read has no number");
+        for (was, wanted) in [("0", 1), ("18446744073709551615", u64::MAX)] {
+            let mut broken = Ring::new(10, &text.replace("\"seq\":1", &format!("\"seq\":{was}")));
+            broken.push(note(9, EventKind::Daemon, "wayleave"));
+            let found = broken.find(&Filter { since: Some(time(0)), ..Filter::default() });
+            assert!(found.events.last().is_some_and(|event| event.seq >= wanted), "{was}: {found:?}");
+        }
     }
 }

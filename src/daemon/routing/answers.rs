@@ -89,7 +89,7 @@ impl Routing {
             Query::Sessions { learned, answer } => drop(answer.send(self.sessions(learned))),
             Query::Learned(from, answer) => drop(answer.send(self.learned_page(from))),
             Query::Explain(address, kernel, answer) => {
-                drop(answer.send(Box::new(self.explain(address, kernel.as_ref()))));
+                drop(answer.send(Box::new(self.explain(address, &kernel))));
             }
         }
     }

@@ -7,8 +7,8 @@ use crate::bgp::attrs::Community;
 use crate::bgp::rib::{self, PeerId, Verdict};
 use crate::daemon::drain::Stage;
 use crate::explain::address as found;
+use crate::explain::kernel::Answer;
 use crate::forward::{Contested, Encap, Hop, Target};
-use crate::io::netlink::query::Lookup;
 use crate::net::{Family, Prefix};
 use crate::view;
 
@@ -26,7 +26,7 @@ pub struct Explained {
 }
 
 impl Routing {
-    pub(super) fn explain(&self, address: IpAddr, kernel: Option<&Lookup>) -> Explained {
+    pub(super) fn explain(&self, address: IpAddr, kernel: &Answer) -> Explained {
         // The longest prefix whose route is used; a longer one without a usable path decides nothing,
         // but where there is no other, it is what the question is about.
         let used = self.rib.covering(address).find(|view| view.best.is_some());
@@ -67,7 +67,7 @@ impl Routing {
             next_hops,
             wanted: wanted.as_ref().map(|target| self.target(target)),
             actual: actual.as_ref().map(|target| self.target(target)),
-            kernel: kernel.map(|lookup| self.lookup(lookup)),
+            kernel: self.lookup(kernel),
             agree: wanted == actual && self.agrees(prefix, wanted.as_ref(), kernel),
             story: Vec::new(),
             cause: String::new(),
@@ -137,36 +137,30 @@ impl Routing {
     }
 
     /// Whether the kernel does what is wanted, as far as BGP has a say.
-    fn agrees(&self, prefix: Option<Prefix>, wanted: Option<&Target>, kernel: Option<&Lookup>) -> bool {
+    fn agrees(&self, prefix: Option<Prefix>, wanted: Option<&Target>, kernel: &Answer) -> bool {
         let (Some(prefix), Some(wanted)) = (prefix, wanted) else { return true };
-        match (wanted, kernel) {
-            (Target::Blackhole, _) => true,
-            (_, None) => false,
-            (target, Some(lookup)) => {
-                // A longer route, such as one to a container, has its own right.
-                let longer = lookup.route.is_some_and(|route| route.prefix.len() > prefix.len());
-                let same = |hop: &Hop| {
-                    Some(hop.device) == lookup.device && (hop.gateway.is_none() || hop.gateway == lookup.gateway)
-                };
-                longer || self.forwarder.hops(target).iter().any(same)
-            }
-        }
+        // A longer route, such as one to a container, has its own right.
+        let longer = kernel.route.is_some_and(|route| route.prefix.len() > prefix.len());
+        let same =
+            |hop: &Hop| Some(hop.device) == kernel.device && (hop.gateway.is_none() || hop.gateway == kernel.gateway);
+        *wanted == Target::Blackhole || longer || self.forwarder.hops(wanted).iter().any(same)
     }
 
-    fn lookup(&self, lookup: &Lookup) -> String {
-        let mut text = match (lookup.gateway, lookup.device) {
-            (Some(gateway), Some(device)) => format!("via {gateway} dev {}", self.forwarder.device_name(device)),
-            (None, Some(device)) => format!("dev {}", self.forwarder.device_name(device)),
-            (_, None) => "dropped".to_owned(),
+    /// Where the kernel sends it; none: nowhere.
+    fn lookup(&self, kernel: &Answer) -> Option<String> {
+        let device = self.forwarder.device_name(kernel.device?);
+        let mut text = match kernel.gateway {
+            Some(gateway) => format!("via {gateway} dev {device}"),
+            None => format!("dev {device}"),
         };
-        if let Some(route) = lookup.route {
+        if let Some(route) = kernel.route {
             let matched = format!(
                 " by {} (protocol {}, metric {}, table {})",
                 route.prefix, route.protocol, route.metric, route.table
             );
             text.push_str(&matched);
         }
-        text
+        Some(text)
     }
 
     /// What a person should know besides the numbers.

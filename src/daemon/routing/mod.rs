@@ -27,7 +27,7 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch as channel};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 pub use self::answers::{Counts, RoutesOf, RoutingStatus, Sessions};
 use self::comparison::{Comparison, EVERY};
@@ -54,9 +54,10 @@ use crate::daemon::identity::Identity;
 use crate::daemon::journal::{Journal, Note};
 use crate::daemon::node::KnownEnds;
 use crate::daemon::peer::Command;
-use crate::daemon::{Fatal, settings};
+use crate::daemon::{Fatal, settings, until};
+use crate::explain::kernel::Answer;
 use crate::forward::{Batch, Forwarder, NextHop, Settings, Way, source_of};
-use crate::io::netlink::{self, query::Lookup, watch, writer};
+use crate::io::netlink::{self, watch, writer};
 use crate::io::procfs;
 use crate::metrics::Metrics;
 use crate::net::{Family, PerFamily, Prefix};
@@ -181,7 +182,7 @@ pub enum Query {
     /// of all from this cell on
     Learned(Option<u32>, oneshot::Sender<LearnedPage>),
     /// Why an address is reached as it is; with the kernel's own answer
-    Explain(IpAddr, Option<Lookup>, oneshot::Sender<Box<Explained>>),
+    Explain(IpAddr, Answer, oneshot::Sender<Box<Explained>>),
 }
 
 struct Peer {
@@ -853,11 +854,4 @@ impl Routing {
 /// The forwarder's view of a path's next hop.
 fn next_hop(attrs: &Attrs) -> NextHop {
     NextHop::new(attrs.next_hop).ending_tunnel(attrs.ends_ipip())
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }

@@ -88,9 +88,13 @@ pub(super) struct News {
     batch: Tally,
     /// Since when `spent` counts
     window: Instant,
-    /// Routes told of one by one
+    /// Routes and next hops told of one by one
     spent: usize,
     flood: Option<Flood>,
+    /// Next hops that are reached otherwise and were not told of
+    turned: usize,
+    /// Not before then several are told of in one
+    turned_after: Instant,
     /// Names of peers that are gone while their routes still go
     departed: BTreeMap<PeerId, String>,
 }
@@ -104,6 +108,8 @@ impl News {
             window: now,
             spent: 0,
             flood: None,
+            turned: 0,
+            turned_after: now,
             departed: BTreeMap::new(),
         }
     }
@@ -114,7 +120,23 @@ impl News {
 
     /// When a flood is told of; none: there is none.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.flood.as_ref().map(Flood::end)
+        let turned = (self.turned > 0).then_some(self.turned_after);
+        self.flood.as_ref().map(Flood::end).into_iter().chain(turned).min()
+    }
+
+    /// So many more next hops are reached otherwise: of how many is to be told in one, which may be none for
+    /// now; `None`: each is told of by itself.
+    fn turn(&mut self, more: usize, now: Instant) -> Option<usize> {
+        if self.turned == 0 && more <= NEXT_HOPS && self.spent + more <= FEW {
+            self.spent += more;
+            return None;
+        }
+        self.turned += more;
+        if now < self.turned_after {
+            return Some(0);
+        }
+        self.turned_after = now + WINDOW;
+        Some(std::mem::take(&mut self.turned))
     }
 
     /// Whether the next change is looked at closely.
@@ -232,12 +254,12 @@ impl Routing {
 
     /// Tells of a batch, and of a flood that is over.
     pub(super) fn tell_of_routes(&mut self, now: Instant) {
-        self.tell_of_next_hops();
+        if now.duration_since(self.news.window) > WINDOW {
+            (self.news.window, self.news.spent) = (now, 0);
+        }
+        self.tell_of_next_hops(now);
         let news = &mut self.news;
         let (batch, few) = (std::mem::take(&mut news.batch), std::mem::take(&mut news.few));
-        if now.duration_since(news.window) > WINDOW {
-            (news.window, news.spent) = (now, 0);
-        }
         if news.flood.is_none() && batch.count <= FEW && news.spent + few.len() <= FEW {
             news.spent += few.len();
             for note in few {
@@ -286,11 +308,13 @@ impl Routing {
     }
 
     /// Next hops that are reached otherwise than before, with all routes over them.
-    fn tell_of_next_hops(&mut self) {
+    fn tell_of_next_hops(&mut self, now: Instant) {
         let turned: Vec<NextHop> = self.forwarder.take_turned();
-        if turned.len() > NEXT_HOPS {
-            let what = format!("{} next hops are reached otherwise, or not any more", grouped(turned.len()));
-            self.news.journal.note(Note::new(EventKind::Route, "next hops", what));
+        if let Some(count) = self.news.turn(turned.len(), now) {
+            if count > 0 {
+                let what = format!("{} times a next hop is reached otherwise, or not any more", grouped(count));
+                self.news.journal.note(Note::new(EventKind::Route, "next hops", what));
+            }
             return;
         }
         for next_hop in turned {
@@ -329,6 +353,29 @@ mod tests {
         for (number, wanted) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), wanted);
         }
+    }
+
+    #[test]
+    fn next_hops_that_turn_for_ever_leave_room_for_others() {
+        let start = Instant::now();
+        let mut news = News::new(Journal::nobody(), start);
+        assert_eq!(news.turn(100, start), Some(100), "many at once are told of at once");
+        assert_eq!((news.turn(1, start), news.deadline()), (None, None), "few by themselves");
+        let mut told = Vec::new();
+        for tenth in 1..=350 {
+            let now = start + Duration::from_millis(100 * tenth);
+            if now.duration_since(news.window) > WINDOW {
+                (news.window, news.spent) = (now, 0);
+            }
+            told.push(news.turn(2, now));
+        }
+        assert_eq!(told[..31], [None; 31], "{told:?}");
+        assert_eq!(told[31], Some(0), "no more of them");
+        assert!(news.deadline().is_some_and(|at| at <= start + 4 * WINDOW), "the last are told of too");
+        let singly = 2 * told.iter().filter(|one| one.is_none()).count();
+        let together: usize = told.iter().flatten().sum();
+        assert_eq!(singly + together + news.turned, 700, "and each is somewhere");
+        assert!(singly <= 4 * FEW && told.iter().flatten().filter(|count| **count > 0).count() <= 4, "{told:?}");
     }
 
     #[test]

@@ -40,7 +40,6 @@ enum Step {
     CarryOut(usize),
     Answer(usize),
     Hear(usize),
-    WriterLost,
     AskForDump,
     MakeDump,
     HearDump,
@@ -148,7 +147,6 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (1usize..6).prop_map(Step::CarryOut),
         8 => (1usize..6).prop_map(Step::Answer),
         8 => (1usize..6).prop_map(Step::Hear),
-        1 => Just(Step::WriterLost),
         2 => Just(Step::AskForDump),
         2 => Just(Step::MakeDump),
         2 => Just(Step::HearDump),
@@ -292,12 +290,6 @@ impl World {
                     // It may wait then, but not for ever.
                     about.map(|what| self.forwarder.meddled(what));
                 }
-            }
-            Step::WriterLost => {
-                self.nexthop_ops.clear();
-                self.ops.clear();
-                self.answers.clear();
-                self.forwarder.writer_lost();
             }
             Step::AskForDump => {
                 self.forwarder.begin_resync();
