@@ -5,7 +5,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::Remains;
 use crate::daemon::{drain, node, traffic};
 use crate::io::netlink::query;
 
@@ -37,26 +37,26 @@ impl fmt::Display for Done {
 
 /// Routes and nexthop objects with our protocol number, the tunnel, the firewall table, the rule in `DOCKER-USER`, the sysctls
 /// we changed.
-pub fn clean(config: &Config) -> io::Result<Done> {
+pub fn clean(remains: &Remains) -> io::Result<Done> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut errors = Vec::new();
-        let routes = query::flush(config.kernel.protocol, None).await.unwrap_or_else(|error| {
+        let routes = query::flush(remains.protocol, None).await.unwrap_or_else(|error| {
             errors.push(format!("routes: {error}"));
             0
         });
         // After the routes: those that still use an object would go uncounted.
-        let nexthops = query::flush_nexthops(config.kernel.protocol).await.unwrap_or_else(|error| {
+        let nexthops = query::flush_nexthops(remains.protocol).await.unwrap_or_else(|error| {
             errors.push(format!("nexthop objects: {error}"));
             0
         });
-        let (mut done, more) = node::tear_down(&config.state_dir).await;
+        let (mut done, more) = node::tear_down(&remains.state_dir).await;
         errors.extend(more);
-        let (removed, more) = traffic::tear_down(&config.state_dir).await;
+        let (removed, more) = traffic::tear_down(&remains.state_dir).await;
         done.extend(removed);
         errors.extend(more);
         // Where it belongs is a wish of its own: only `undrain` takes it back.
-        done.extend(drain::left_behind(&config.state_dir));
+        done.extend(drain::left_behind(&remains.state_dir));
         Ok(Done { routes, nexthops, done, errors })
     })
 }

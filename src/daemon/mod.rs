@@ -45,6 +45,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use self::journal::{Journal, Note};
 use crate::config::{self, Config, Overlay};
@@ -108,6 +109,8 @@ struct Handles {
     node: watch::Receiver<node::Status>,
     traffic: traffic::Handle,
     file: watch::Receiver<view::ConfigStatus>,
+    /// Why nobody can scrape
+    scrape: watch::Sender<Option<String>>,
     metrics: Arc<Metrics>,
     journal: Journal,
     identity: identity::Identity,
@@ -172,6 +175,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         journal: journal.clone(),
     };
     let handles = Handles {
+        scrape: watch::Sender::new(None),
         traffic: traffic::Traffic::start(counting),
         routing: queries,
         numbers,
@@ -188,7 +192,7 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
         bfd,
         since,
     };
-    answer(&config, control, handles, &supervision, pings).await?;
+    answer(&config, control, handles, &supervision, pings).await;
 
     let reload = Reload {
         path,
@@ -218,7 +222,6 @@ async fn serve(path: PathBuf, config: Config) -> Result<(), Fatal> {
     leave(&drain_requests, &peer_requests).await;
     // A stale socket is replaced at the next start; this is tidiness.
     let _ = std::fs::remove_file(&config.control.socket);
-    tracing::info!("stopped, forwarding stays in place");
     journal.note(stopped(&outcome));
     journal.flush().await;
     outcome
@@ -278,7 +281,9 @@ fn started(identity: &identity::Identity) -> Note {
     Note::new(EventKind::Daemon, "wayleave", format!("version {version} started as {name}, {address}, AS {}", asn.0))
 }
 
+/// Says that we leave, in the log and for the journal.
 fn stopped(outcome: &Result<(), Fatal>) -> Note {
+    tracing::info!("stopped, forwarding stays in place");
     let note = Note::new(EventKind::Daemon, "wayleave", "stopped, forwarding stays in place");
     note.perhaps_because(outcome.as_ref().err().map(ToString::to_string))
 }
@@ -306,17 +311,14 @@ async fn answer(
     handles: Handles,
     supervision: &supervision::Supervision,
     pings: mpsc::Sender<supervision::Ping>,
-) -> Result<(), Fatal> {
+) {
     if let Some(listen) = config.metrics.listen {
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .map_err(|error| Fatal::start(format!("metrics.listen {listen}"), error))?;
-        tokio::spawn(scrape::serve(listener, handles.clone()));
+        let bound = tokio::net::TcpListener::bind(listen).await;
+        tokio::spawn(scrape::serve(listen, bound, handles.clone()));
     }
     tokio::spawn(readiness::tell(handles.clone()));
     tokio::spawn(control::serve(control, handles.clone()));
     supervision.start(handles, pings);
-    Ok(())
 }
 
 /// The file, and what the store adds to it.
@@ -447,6 +449,21 @@ async fn changed(overlay: &mut Option<watch::Receiver<Arc<Overlay>>>) {
     };
     if !news {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Asks an owner; none: it is gone.
+async fn ask<Q, T>(owner: &mpsc::Sender<Q>, question: impl FnOnce(oneshot::Sender<T>) -> Q) -> Option<T> {
+    let (answer, asked) = oneshot::channel();
+    owner.send(question(answer)).await.ok()?;
+    asked.await.ok()
+}
+
+/// Waits for a time; for ever, if there is none.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,7 +12,7 @@ impl Handles {
     /// What the first synchronisation says, unless the lease or a drain knows better: a node that has no
     /// subnet or leaves is not ready, whatever its routes are.
     pub(super) fn readiness(&self, synchronised: bool, reason: &str) -> (bool, String) {
-        let drain = self.drain.borrow();
+        let drain = self.drain.borrow().clone();
         if drain.is_leaving() {
             return (false, drain.to_string());
         }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::bfd;
 use crate::bgp::session;
@@ -35,6 +37,9 @@ use crate::net::PerFamily;
 /// How long an owner may take to tell of itself.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How often a port that can't be opened is tried.
+const REBIND: Duration = Duration::from_secs(5);
+
 #[derive(Clone)]
 struct Scrape {
     handles: Handles,
@@ -48,8 +53,26 @@ struct Last {
     peers: Vec<Listed>,
 }
 
-/// Serves until the daemon exits.
-pub async fn serve(listener: TcpListener, handles: Handles) {
+/// Serves until the daemon exits. Where the port can't be had it is tried again: routing doesn't wait for who
+/// looks on, and an address may come later than we.
+pub async fn serve(listen: SocketAddr, mut bound: io::Result<TcpListener>, handles: Handles) {
+    let problem = &handles.scrape;
+    let listener = loop {
+        match bound {
+            Ok(listener) => break listener,
+            Err(error) => {
+                if problem.borrow().is_none() {
+                    tracing::error!(%listen, %error, "metrics port can't be opened, tried again every 5 s");
+                }
+                problem.send_replace(Some(format!("metrics.listen {listen}: {error}; tried again every 5 s")));
+            }
+        }
+        sleep(REBIND).await;
+        bound = TcpListener::bind(listen).await;
+    };
+    if problem.send_replace(None).is_some() {
+        tracing::info!(%listen, "metrics port opened");
+    }
     let turn = Arc::new(Mutex::new(Last { at: Instant::now(), peers: Vec::new() }));
     let router = Router::new()
         .route("/metrics", get(metrics))
@@ -104,6 +127,7 @@ async fn snapshot(handles: &Handles, last: &mut Last) -> Snapshot {
         *last = Last { at: Instant::now(), peers };
     }
     let host = host(handles, &numbers).await;
+    let firewall = handles.firewall();
     let mut snapshot = Snapshot {
         ready: handles.readiness(numbers.ready, "").0,
         drain: match handles.drain.borrow().state.as_str() {
@@ -114,7 +138,8 @@ async fn snapshot(handles: &Handles, last: &mut Last) -> Snapshot {
         store: handles.cluster.shown().snapshot(),
         peers: peers(handles, &last.peers, &numbers),
         traffic: TrafficSnapshot { totals: traffic.map(|counted| Arc::clone(&counted.totals)) },
-        firewall: handles.firewall().in_force,
+        firewall: firewall.in_force,
+        firewalld: firewall.firewalld_here.then_some(!firewall.firewalld.is_empty()),
         // Every state is there with its zero: an absent series and none in that state look alike.
         sessions: session::State::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect(),
         rib: numbers.rib.clone(),
@@ -123,6 +148,7 @@ async fn snapshot(handles: &Handles, last: &mut Last) -> Snapshot {
         repairs: numbers.repairs.clone(),
         duels: numbers.duels.clone(),
         host,
+        reload_refused: handles.file.borrow().error.is_some(),
     };
     for peer in &last.peers {
         *snapshot.sessions.entry(peer.status.state.name().to_owned()).or_default() += 1;
@@ -144,6 +170,9 @@ fn peers(handles: &Handles, listed: &[Listed], numbers: &Numbers) -> BTreeMap<St
             *series.wanted.get_or_insert(0) += 1;
         }
         series.max_prefixes = (!peer.mesh).then(|| peer.max_prefixes.map_or(0, std::num::NonZero::get));
+        if peer.max_prefixes.is_some() {
+            series.limit_used.get_or_insert(0.0);
+        }
     }
     for listed in listed {
         // One that has just left the file may still be listed.
@@ -159,6 +188,9 @@ fn peers(handles: &Handles, listed: &[Listed], numbers: &Numbers) -> BTreeMap<St
         peer.accepted += counts.accepted;
         peer.advertised += counts.advertised;
         peer.stale += counts.stale;
+        if let Some(limit) = listed.config.max_prefixes {
+            peer.used(counts.received, limit);
+        }
         for (reason, count) in &counts.rejected {
             *peer.rejected.entry(reason.clone()).or_default() += count;
         }
@@ -171,7 +203,7 @@ async fn host(handles: &Handles, numbers: &Numbers) -> HostSnapshot {
     let (meters, tables) =
         tokio::join!(soon(meters::devices(numbers.devices.clone())), soon(meters::neighbour_tables()));
     let meters = meters.unwrap_or_default();
-    let config = handles.config.borrow();
+    let config = handles.config.borrow().clone();
     let wanted = config.kernel.install && config.network.tunnel != TunnelMode::Never;
     let tunnel = meters.iter().find(|meter| meter.name == TUNNEL).filter(|_| wanted);
     let (cpu_seconds, threads) = procfs::cpu_and_threads().unzip();

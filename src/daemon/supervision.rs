@@ -92,18 +92,9 @@ impl Supervision {
 
 /// Asks the tasks without which the daemon is of no use.
 async fn ask(handles: Handles, node: mpsc::Sender<Ping>, limit: Duration) -> Result<String, Vec<&'static str>> {
-    let peers = async {
-        let (answer, asked) = oneshot::channel();
-        handles.peers.send(Request::List(answer)).await.ok()?;
-        asked.await.ok()
-    };
-    let pinged = async {
-        let (answer, asked) = oneshot::channel();
-        node.send(answer).await.ok()?;
-        asked.await.ok()
-    };
+    let (peers, pinged) = (super::ask(&handles.peers, Request::List), super::ask(&node, |answer| answer));
     let (routing, peers, node) =
-        tokio::join!(timeout(limit, handles.routing_status()), timeout(limit, peers), timeout(limit, pinged),);
+        tokio::join!(timeout(limit, handles.routing_status()), timeout(limit, peers), timeout(limit, pinged));
     match (routing.ok().flatten(), peers.ok().flatten(), node.ok().flatten()) {
         (Some(routing), Some(peers), Some(())) => Ok(line(&routing, &peers, handles.file.borrow().error.is_some())),
         (routing, peers, node) => {

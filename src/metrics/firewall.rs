@@ -13,6 +13,7 @@ pub struct FirewallCounters {
     packets: AtomicU64,
     bytes: AtomicU64,
     in_force: IntGaugeVec,
+    firewalld: IntGaugeVec,
     refused_packets: IntCounter,
     refused_bytes: IntCounter,
 }
@@ -27,7 +28,13 @@ impl FirewallCounters {
             bytes: AtomicU64::new(0),
             in_force: r.gauges(
                 "firewall_in_force",
-                "Whether all firewall rules that are wanted are in the kernel; absent where none is wanted.",
+                "Whether all firewall rules that are wanted are in the kernel, our table and the rule in DOCKER-USER; \
+                 absent where none is wanted.",
+                &[],
+            )?,
+            firewalld: r.gauges(
+                "firewalld_rejects",
+                "Whether firewalld rejects traffic that we need; absent without a firewalld.",
                 &[],
             )?,
             refused_packets: refused("firewall_refused_packets_total", "Packets that our firewall table refused.")?,
@@ -46,10 +53,12 @@ impl FirewallCounters {
         Counted { packets: self.packets.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
     }
 
-    pub(super) fn set(&self, in_force: Option<bool>) {
-        self.in_force.reset();
-        if let Some(in_force) = in_force {
-            self.in_force.with_label_values::<&str>(&[]).set(i64::from(in_force));
+    pub(super) fn set(&self, in_force: Option<bool>, firewalld: Option<bool>) {
+        for (gauge, now) in [(&self.in_force, in_force), (&self.firewalld, firewalld)] {
+            gauge.reset();
+            if let Some(now) = now {
+                gauge.with_label_values::<&str>(&[]).set(i64::from(now));
+            }
         }
         let Counted { packets, bytes } = self.refused();
         set_counter(&self.refused_packets, packets);

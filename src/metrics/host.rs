@@ -16,7 +16,7 @@ pub struct HostSnapshot {
     pub fragmentation_needed: PerFamily<Option<u64>>,
     /// The kernel's neighbour tables
     pub neighbours: PerFamily<Option<Neighbours>>,
-    /// Connections tracked, and how many there may be
+    /// Connections tracked, and how many there may be; 0: any number (`__nf_conntrack_alloc`)
     pub conntrack: Option<(u64, u64)>,
     /// The devices that packets of ours pass
     pub interfaces: Vec<Interface>,
@@ -149,7 +149,7 @@ impl HostSeries {
             (&self.tunnel_up, now.tunnel.map(u64::from)),
             (&self.neighbours_limit, limit),
             (&self.conntrack_entries, now.conntrack.map(|(entries, _)| entries)),
-            (&self.conntrack_limit, now.conntrack.map(|(_, limit)| limit)),
+            (&self.conntrack_limit, now.conntrack.map(|(_, limit)| limit).filter(|limit| *limit > 0)),
             (&self.open_files, process.open_files),
             (&self.max_files, process.max_files),
             (&self.threads, process.threads),

@@ -19,6 +19,7 @@ mod traffic;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
@@ -71,12 +72,16 @@ pub struct Snapshot {
     pub repairs: BTreeMap<String, u64>,
     /// Whether all wanted firewall rules are in force; none: none is wanted
     pub firewall: Option<bool>,
+    /// Whether firewalld rejects our traffic; none: there is no firewalld
+    pub firewalld: Option<bool>,
     /// Duels by kind
     pub duels: BTreeMap<String, usize>,
     /// Changes and checks of the tables
     pub routes: RouteSnapshot,
     /// What the host's kernel tells
     pub host: HostSnapshot,
+    /// The last reload was refused
+    pub reload_refused: bool,
 }
 
 /// Gauges of one peer of the file.
@@ -98,10 +103,20 @@ pub struct PeerSnapshot {
     pub stale: usize,
     /// Limit, 0 = none; not there: each of several has its own
     pub max_prefixes: Option<u32>,
+    /// Of the limit, as much as the session nearest to its own has received; none: there is no limit
+    pub limit_used: Option<f64>,
     /// Prefixes rejected, by reason
     pub rejected: BTreeMap<String, usize>,
     /// BFD sessions that are Up; none: it has no BFD
     pub bfd_up: Option<usize>,
+}
+
+impl PeerSnapshot {
+    /// One of its sessions has received so many prefixes of so many.
+    pub fn used(&mut self, received: usize, limit: NonZeroU32) {
+        let used = f64::from(u32::try_from(received).unwrap_or(u32::MAX)) / f64::from(limit.get());
+        self.limit_used = Some(self.limit_used.map_or(used, |most| most.max(used)));
+    }
 }
 
 /// Gauges of the FIB.
@@ -176,6 +191,7 @@ struct Gauges {
     duels: IntGaugeVec,
     routes: RouteSeries,
     host: HostSeries,
+    reload_refused: IntGauge,
 }
 
 /// A family as it is registered.
@@ -306,6 +322,10 @@ impl Metrics {
             duels: r.gauges("duels", "Things of ours that somebody keeps removing or changing, by kind.", &["kind"])?,
             routes: RouteSeries::new(&r)?,
             host: HostSeries::new(&r)?,
+            reload_refused: r.gauge(
+                "config_reload_refused",
+                "Whether the last reload was refused (1): the former configuration is in force.",
+            )?,
         };
         Ok(Self {
             peer: PeerFamilies::new(&r),
@@ -373,7 +393,7 @@ impl Metrics {
     /// The text exposition of everything, gauges as in `now`.
     pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
         self.gauges.set(now);
-        self.firewall.set(now.firewall);
+        self.firewall.set(now.firewall, now.firewalld);
         let mut text = String::new();
         TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text)?;
         self.peer.write(&mut text, &locked(&self.peers).clone(), &now.peers);
@@ -422,6 +442,7 @@ impl Gauges {
         }
         self.routes.set(&now.routes);
         self.host.set(&now.host);
+        self.reload_refused.set(i64::from(now.reload_refused));
     }
 }
 
@@ -444,19 +465,31 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.peer("tor-a").received(MessageKind::Update);
         let mut now = Snapshot::default();
-        now.peers.insert("tor-a".into(), PeerSnapshot { received: 7, ..PeerSnapshot::default() });
+        let mut peer = PeerSnapshot { received: 7, ..PeerSnapshot::default() };
+        // A range is as near to the limit as the worst of its sessions.
+        for received in [0, 99, 10] {
+            peer.used(received, NonZeroU32::new(100).unwrap());
+        }
+        now.peers.insert("tor-a".into(), peer);
+        now.peers.insert("free".into(), PeerSnapshot::default());
+        now.reload_refused = true;
+        now.host.conntrack = Some((9, 1000));
         now.host.interfaces.push(Interface { name: "wayleave0".into(), receive: [1, 2, 3, 4], transmit: [5, 6, 7, 8] });
         now.fib.repaired = 2;
         metrics.repaired(Thing::Firewall);
         now.repairs.insert("route".into(), 2);
         now.duels.insert("firewall".into(), 1);
-        now.firewall = Some(true);
+        (now.firewall, now.firewalld) = (Some(true), Some(true));
         for packets in [7, 5] {
             metrics.firewall.saw(crate::firewall::Counted { packets, bytes: 60 * packets });
         }
         let text = String::from_utf8(metrics.render(&now).unwrap()).unwrap();
         for line in [
             "wayleave_bgp_prefixes_received{peer=\"tor-a\"} 7",
+            "wayleave_bgp_prefixes_limit_used_ratio{peer=\"tor-a\"} 0.99",
+            "wayleave_config_reload_refused 1",
+            "wayleave_conntrack_entries 9",
+            "wayleave_conntrack_limit 1000",
             "wayleave_bgp_messages_received_total{kind=\"update\",peer=\"tor-a\"} 1",
             "wayleave_interface_transmit_dropped_total{device=\"wayleave0\"} 8",
             "wayleave_fib_routes_repaired_total 2",
@@ -466,17 +499,23 @@ mod tests {
             "wayleave_duels{kind=\"firewall\"} 1",
             "wayleave_duels{kind=\"route\"} 0",
             "wayleave_firewall_in_force 1",
+            "wayleave_firewalld_rejects 1",
             "wayleave_firewall_refused_packets_total{reason=\"unknown_tunnel_end\"} 7",
             "wayleave_firewall_refused_bytes_total{reason=\"unknown_tunnel_end\"} 420",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
+        assert!(!text.contains("limit_used_ratio{peer=\"free\"}"), "no limit, no share of it");
         now.peers.clear();
+        now.reload_refused = false;
+        now.host.conntrack = Some((9, 0));
         now.host.interfaces.clear();
-        now.firewall = None;
+        (now.firewall, now.firewalld) = (None, None);
         let text = String::from_utf8(metrics.render(&now).unwrap()).unwrap();
         assert!(!text.contains("prefixes_received{") && !text.contains("device="), "{text}");
-        assert!(!text.contains("firewall_in_force"), "{text}");
+        assert!(!text.contains("firewall_in_force") && !text.contains("firewalld_rejects"), "{text}");
         assert!(text.contains("wayleave_fib_routes_repaired_total 2"), "a total is not added twice");
+        assert!(text.contains("wayleave_config_reload_refused 0"), "{text}");
+        assert!(text.contains("conntrack_entries 9") && !text.contains("conntrack_limit"), "0 is no limit: {text}");
     }
 }

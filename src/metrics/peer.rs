@@ -171,6 +171,7 @@ pub(super) struct PeerFamilies {
     advertised: Family<1>,
     stale: Family<1>,
     limit: Family<1>,
+    limit_used: Family<1>,
     bfd_up: Family<1>,
 }
 
@@ -213,6 +214,10 @@ impl PeerFamilies {
             advertised: gauge("bgp_prefixes_advertised", "Prefixes announced to a peer."),
             stale: gauge("bgp_prefixes_stale", "Prefixes kept while a peer restarts (RFC 4724)."),
             limit: gauge("bgp_prefixes_limit", "Prefixes that a peer may announce (max_prefixes); 0 is no limit."),
+            limit_used: gauge(
+                "bgp_prefixes_limit_used_ratio",
+                "Prefixes received of max_prefixes, of the session that is nearest to its limit.",
+            ),
             bfd_up: gauge("bfd_session_up", "BFD sessions of a peer that are Up."),
         }
     }
@@ -271,6 +276,8 @@ impl PeerFamilies {
         self.wanted.write(out, wanted);
         let limits = now.iter().filter_map(|(name, peer)| Some(([name.as_str()], peer.max_prefixes?)));
         self.limit.write(out, limits);
+        let used = now.iter().filter_map(|(name, peer)| Some(([name.as_str()], peer.limit_used?)));
+        self.limit_used.write(out, used);
         let up = now.iter().filter_map(|(name, peer)| Some(([name.as_str()], peer.bfd_up?)));
         self.bfd_up.write(out, up);
     }

@@ -23,8 +23,12 @@ pub struct StoreSnapshot {
     pub pools: Vec<(String, u64, u64)>,
     /// Nodes by state
     pub nodes: BTreeMap<String, usize>,
-    /// Mesh sessions: wanted, of them established
-    pub mesh: (usize, usize),
+    /// Mesh sessions that are wanted
+    pub mesh_wanted: usize,
+    /// Of them established
+    pub mesh_established: usize,
+    /// Of them missing though the node lives and has not been drained
+    pub mesh_missing: usize,
 }
 
 /// Gauges of the store; they have no value where there is none.
@@ -81,7 +85,9 @@ impl StoreGauges {
         for state in ["alive", "dead", "unlisted"] {
             self.nodes.with_label_values(&[state]).set(int(now.nodes.get(state).copied().unwrap_or_default()));
         }
-        self.mesh.with_label_values(&["wanted"]).set(int(now.mesh.0));
-        self.mesh.with_label_values(&["established"]).set(int(now.mesh.1));
+        let mesh = [("wanted", now.mesh_wanted), ("established", now.mesh_established), ("missing", now.mesh_missing)];
+        for (state, count) in mesh {
+            self.mesh.with_label_values(&[state]).set(int(count));
+        }
     }
 }

@@ -13,6 +13,8 @@ pub struct Firewall {
     pub tunnel_guard: TunnelGuard,
     /// The rule that lets traffic between containers through Docker's drop
     pub docker: DockerRule,
+    /// Whether there is a firewalld on this host
+    pub firewalld_here: bool,
     /// What to type so that firewalld lets our traffic through; nothing: it does, or isn't here
     pub firewalld: Vec<String>,
 }

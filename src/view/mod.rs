@@ -85,7 +85,7 @@ pub struct Status {
     pub store: StoreStatus,
     /// The configuration in force
     pub config: ConfigStatus,
-    /// What an operator should look at, worst first; empty = all is well
+    /// What an operator should look at; empty = all is well
     pub problems: Vec<String>,
 }
 

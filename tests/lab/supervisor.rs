@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::agent::{Agent, ROUTE, WAYLEAVE};
+use crate::harness::agent::{Agent, ROUTE, SESSION, WAYLEAVE};
 use crate::harness::{Process, holds, wait_for};
 use crate::story::{Config, Rack, TOR_AS};
 
@@ -74,6 +74,25 @@ fn told_from_start_to_stop() {
     assert_eq!(notify.count("STOPPING"), 0);
     assert!(daemon.terminate(Duration::from_secs(15)).success());
     notify.wait("STOPPING=1", 1);
+}
+
+#[test]
+fn a_metrics_port_that_somebody_has_stops_no_routing() {
+    let rack = Rack::new();
+    let args = ["httpd", "-f", "-p", "127.0.0.1:9887"];
+    let mut squatter = Process::start(&rack.lab, &rack.host, "squatter", "busybox", &args, &[]);
+    holds("the port is taken", ROUTE, || rack.host.http_get(9887, "/").is_some());
+    let agent = Agent::start(&rack.lab, &rack.host, &Config::host().peer("tor", "10.0.0.1", TOR_AS, "").text());
+    let told = || {
+        let problems = agent.status()["problems"].to_string();
+        problems.contains("metrics.listen 127.0.0.1:9887: Address already in use")
+    };
+    holds("it runs, and says so", ROUTE, told);
+    squatter.kill();
+    holds("the port is opened when it is free", SESSION, || {
+        agent.http("/healthz").is_some_and(|(status, _)| status == 200)
+    });
+    assert!(!told(), "and no problem any more");
 }
 
 #[test]

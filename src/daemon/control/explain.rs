@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::{busy, peer, refuse};
+use super::{Silent, peer, refuse};
 use crate::config::Config;
 use crate::daemon::Handles;
 use crate::daemon::peers::Listed;
@@ -20,7 +20,6 @@ use crate::explain::kernel::{Answer, Devices, Fate, Neighbour};
 use crate::explain::{Fact, Story};
 use crate::firewall::source_nat;
 use crate::io::netlink::path::{self, Question};
-use crate::io::netlink::query;
 use crate::io::sysctl;
 use crate::net::{Family, Prefix};
 use crate::view;
@@ -36,31 +35,29 @@ pub(super) struct ExplainParams {
     peer: Option<String>,
 }
 
-pub(super) async fn explain(State(handles): State<Handles>, Params(params): Params<ExplainParams>) -> Response {
-    match params {
-        ExplainParams { address: Some(address), .. } => match of_address(&handles, address).await {
-            Some(explanation) => Json(explanation).into_response(),
-            None => busy(),
-        },
-        ExplainParams { peer: Some(name), .. } => match peer::of_name(&handles, &name).await {
+pub(super) async fn explain(
+    State(handles): State<Handles>,
+    Params(params): Params<ExplainParams>,
+) -> Result<Response, Silent> {
+    Ok(match params {
+        ExplainParams { address: Some(address), .. } => Json(of_address(&handles, address).await?).into_response(),
+        ExplainParams { peer: Some(name), .. } => match peer::of_name(&handles, &name).await? {
             Ok(explanation) => Json(explanation).into_response(),
             Err(why) => refuse(StatusCode::NOT_FOUND, why),
         },
         ExplainParams { .. } => refuse(StatusCode::BAD_REQUEST, "address or peer is to be given"),
-    }
+    })
 }
 
-/// `None`: the routing task doesn't answer.
-async fn of_address(handles: &Handles, address: IpAddr) -> Option<view::Explanation> {
-    let kernel = query::lookup(address, None).await.ok().flatten();
+async fn of_address(handles: &Handles, address: IpAddr) -> Result<view::Explanation, Silent> {
+    let local = ask(Question::sent_to(address)).await;
     let Explained { mut view, routing, object, container } =
-        *handles.ask(|answer| Query::Explain(address, kernel, answer)).await?;
+        *handles.ask(|answer| Query::Explain(address, local, answer)).await?;
     let config = handles.config.borrow().clone();
-    let peers = handles.peers().await;
+    let peers = handles.peers().await?;
     let (subnets, pools) = (config.network.subnets.clone().unwrap_or_default(), &config.network.pools);
     let devices = path::devices().await.unwrap_or_default();
     let sort = sort(address, &devices, &subnets, pools, view.prefix);
-    let local = ask(Question { to: address, from: None, arriving: None }).await;
     let container = match container {
         Some((source, device)) if !matches!(sort, Sort::Own(_)) => {
             let answer = ask(Question { to: address, from: Some(source), arriving: Some(device) }).await;
@@ -70,7 +67,7 @@ async fn of_address(handles: &Handles, address: IpAddr) -> Option<view::Explanat
     };
     let end = routing.ways.iter().find(|way| way.tunnel).and_then(|way| way.gateway);
     let underlay = match end {
-        Some(end) => Some((end, ask(Question { to: end, from: None, arriving: None }).await)),
+        Some(end) => Some((end, ask(Question::sent_to(end)).await)),
         None => None,
     };
     // Whose source is changed, if no container is there: any of the subnet.
@@ -80,6 +77,7 @@ async fn of_address(handles: &Handles, address: IpAddr) -> Option<view::Explanat
     let found = Found {
         address,
         sort,
+        inside: subnets.iter().chain(pools).any(|prefix| prefix.contains(address)),
         protocol: config.kernel.protocol,
         table: config.kernel.table,
         holder: holder(handles, address),
@@ -107,7 +105,7 @@ async fn of_address(handles: &Handles, address: IpAddr) -> Option<view::Explanat
     (view.cause, view.verdict, view.ok) = (cause.to_owned(), verdict, ok);
     (view.facts, view.advice) = (facts.into_iter().map(show).collect(), advice);
     view.peers = peer::of_address(handles, address, &peers).await;
-    Some(view)
+    Ok(view)
 }
 
 /// What the kernel says; that it can't be asked is shown as an error of its own.

@@ -29,6 +29,9 @@ pub(super) fn problems(status: &view::Status) -> impl Iterator<Item = String> {
             (firewall.tunnel_guard.enabled, "the tunnel guard"),
         ];
         let parts: Vec<&str> = parts.into_iter().filter_map(|(wanted, part)| wanted.then_some(part)).collect();
+        if parts.is_empty() {
+            return format!("the firewall table is not wanted any more, and could not be removed: {error}");
+        }
         format!("the firewall table is not in force ({}): {error}", parts.join(", "))
     });
     let docker = firewall.docker.error.as_ref().map(|error| {

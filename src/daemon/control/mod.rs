@@ -10,6 +10,7 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
+use std::{fmt, io};
 
 use axum::body::Body;
 use axum::extract::{Query as Params, State};
@@ -21,6 +22,7 @@ use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::bfd;
 use crate::bgp::session;
@@ -28,7 +30,7 @@ use crate::daemon::bfd::Running;
 use crate::daemon::cluster::Shown;
 use crate::daemon::peers::{Listed, Request};
 use crate::daemon::routing::{Counts, Query, RoutesOf, RoutingStatus};
-use crate::daemon::{Handles, drain, time};
+use crate::daemon::{Handles, ask, drain, time};
 use crate::io::bfd::Hops;
 use crate::net::Prefix;
 use crate::view;
@@ -67,21 +69,49 @@ fn refuse(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(view::Problem { error: error.into() })).into_response()
 }
 
-fn busy() -> Response {
-    refuse(StatusCode::SERVICE_UNAVAILABLE, "the routing task doesn't answer")
+/// How long an owner may take for an answer. Whoever asks gives up later than that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who doesn't answer: is gone, or hangs.
+#[derive(Debug)]
+struct Silent(&'static str);
+
+impl IntoResponse for Silent {
+    fn into_response(self) -> Response {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, self.to_string())
+    }
+}
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} doesn't answer: the daemon hangs, is much too busy, or is stopping", self.0)
+    }
+}
+
+const ROUTING: &str = "the routing task";
+
+/// An owner's answer, if it comes in time.
+async fn soon<T>(who: &'static str, answer: impl Future<Output = Option<T>>) -> Result<T, Silent> {
+    within(PATIENCE, who, answer).await
+}
+
+async fn within<T>(
+    patience: Duration,
+    who: &'static str,
+    answer: impl Future<Output = Option<T>>,
+) -> Result<T, Silent> {
+    timeout(patience, answer).await.ok().flatten().ok_or(Silent(who))
 }
 
 impl Handles {
-    /// Asks the routing task; none: it is gone.
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
-        let (answer, asked) = oneshot::channel();
-        self.routing.send(query(answer)).await.ok()?;
-        asked.await.ok()
+    /// Asks the routing task.
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Silent> {
+        soon(ROUTING, ask(&self.routing, query)).await
     }
 
-    /// Sizes and readiness, and what is wrong by name.
+    /// Sizes and readiness, and what is wrong by name; however long that takes.
     pub(super) async fn routing_status(&self) -> Option<RoutingStatus> {
-        let mut status = self.ask(Query::Status).await?;
+        let mut status = ask(&self.routing, Query::Status).await?;
         (status.ready, status.ready_reason) = self.readiness(status.ready, &status.ready_reason);
         Some(status)
     }
@@ -97,18 +127,14 @@ impl Handles {
     }
 
     /// All peers with their numbers.
-    async fn peers(&self) -> Vec<(Listed, Counts)> {
-        let (answer, asked) = oneshot::channel();
-        if self.peers.send(Request::List(answer)).await.is_err() {
-            return Vec::new();
-        }
-        let listed = asked.await.unwrap_or_default();
-        let mut counts = self.ask(Query::Counts).await.unwrap_or_default();
-        listed
-            .into_iter()
-            .map(|peer| (counts.remove(&peer.id).unwrap_or_default(), peer))
-            .map(|(c, p)| (p, c))
-            .collect()
+    async fn peers(&self) -> Result<Vec<(Listed, Counts)>, Silent> {
+        let listed: Vec<Listed> = soon("the task that keeps the peers", ask(&self.peers, Request::List)).await?;
+        let mut counts = self.ask(Query::Counts).await?;
+        let with_counts = |peer: Listed| {
+            let counts = counts.remove(&peer.id).unwrap_or_default();
+            (peer, counts)
+        };
+        Ok(listed.into_iter().map(with_counts).collect())
     }
 }
 
@@ -180,12 +206,12 @@ fn view_bfd(running: &Running) -> view::Bfd {
     }
 }
 
-async fn status(State(handles): State<Handles>) -> Response {
-    let Some(routing) = handles.routing_status().await else { return busy() };
+async fn status(State(handles): State<Handles>) -> Result<Response, Silent> {
+    let routing = soon(ROUTING, handles.routing_status()).await?;
     let node = handles.node.borrow().clone();
     let traffic = handles.traffic.status();
     let file = handles.file.borrow().clone();
-    let peers = handles.peers().await;
+    let peers = handles.peers().await?;
     let (mut sessions, mut bfd_sessions) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());
     for (peer, _) in &peers {
         if let Some(bfd) = &peer.bfd {
@@ -228,10 +254,11 @@ async fn status(State(handles): State<Handles>) -> Response {
         problems: Vec::new(),
     };
     status.problems = problems(&status, &peers, &handles.cluster.shown());
-    Json(status).into_response()
+    status.problems.extend(handles.scrape.borrow().clone());
+    Ok(Json(status).into_response())
 }
 
-/// What an operator should look at, worst first.
+/// What an operator should look at, in the order that docs/operating.md tells.
 fn problems(status: &view::Status, peers: &[(Listed, Counts)], cluster: &Shown) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(error) = &status.config.error {
@@ -328,57 +355,56 @@ struct PeersParams {
     peer: Option<String>,
 }
 
-async fn peers(State(handles): State<Handles>, Params(params): Params<PeersParams>) -> Response {
+async fn peers(State(handles): State<Handles>, Params(params): Params<PeersParams>) -> Result<Response, Silent> {
     let mut found: Vec<view::Peer> =
-        handles.peers().await.into_iter().map(|(peer, counts)| view_peer(peer, counts)).collect();
+        handles.peers().await?.into_iter().map(|(peer, counts)| view_peer(peer, counts)).collect();
     found.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
     if let Some(wanted) = params.peer {
         found.retain(|peer| peer.name == wanted || wanted.parse() == Ok(peer.address));
         if found.is_empty() {
-            return refuse(StatusCode::NOT_FOUND, format!("there is no peer `{wanted}`"));
+            return Ok(refuse(StatusCode::NOT_FOUND, format!("there is no peer `{wanted}`")));
         }
     }
-    Json(found).into_response()
+    Ok(Json(found).into_response())
 }
 
-async fn routes(State(handles): State<Handles>, Params(params): Params<view::RoutesQuery>) -> Response {
+async fn routes(State(handles): State<Handles>, Params(params): Params<view::RoutesQuery>) -> Result<Response, Silent> {
     let mut of = RoutesOf { before_policy: params.before_policy, ..RoutesOf::default() };
     for (name, slot) in [(&params.from, &mut of.from), (&params.to, &mut of.to)] {
         let Some(name) = name else { continue };
-        let peers = handles.peers().await;
+        let peers = handles.peers().await?;
         let found = peers.iter().find(|(peer, _)| peer.name == *name || name.parse() == Ok(peer.address));
         match found {
             Some((peer, _)) => *slot = Some(peer.id),
             // Our own routes come from `local`.
             None if name == "local" => *slot = Some(crate::bgp::rib::PeerId::LOCAL),
-            None => return refuse(StatusCode::NOT_FOUND, format!("there is no peer `{name}`")),
+            None => return Ok(refuse(StatusCode::NOT_FOUND, format!("there is no peer `{name}`"))),
         }
     }
     let prefixes = match params.prefix {
         Some(prefix) => vec![prefix],
-        None => match handles.ask(|answer| Query::Prefixes(of, answer)).await {
-            Some(prefixes) => prefixes,
-            None => return busy(),
-        },
+        None => handles.ask(|answer| Query::Prefixes(of, answer)).await?,
     };
     let prefixes: Vec<Prefix> =
         prefixes.into_iter().filter(|prefix| params.family.is_none_or(|family| prefix.family() == family)).collect();
     let pages: Vec<Vec<Prefix>> = prefixes.chunks(PAGE).map(<[Prefix]>::to_vec).collect();
     // One JSON array, made a page at a time: `[`, the elements with a comma before all but the first, `]`.
     let elements =
-        stream::unfold((handles, pages.into_iter(), false), move |(handles, mut pages, mut begun)| async move {
-            let page = pages.next()?;
-            let routes = handles.ask(|answer| Query::Routes(of, page, answer)).await?;
+        stream::try_unfold((handles, pages.into_iter(), false), move |(handles, mut pages, mut begun)| async move {
+            let Some(page) = pages.next() else { return Ok(None) };
+            // An error cuts the answer off: half a table must not look like all of it.
+            let routes = handles.ask(|answer| Query::Routes(of, page, answer)).await;
+            let routes = routes.map_err(|silent| io::Error::other(silent.to_string()))?;
             let mut text = String::new();
             for route in &routes {
                 text.push_str(if std::mem::replace(&mut begun, true) { ",\n" } else { "" });
-                text.push_str(&serde_json::to_string(route).ok()?);
+                text.push_str(&serde_json::to_string(route)?);
             }
-            Some((text, (handles, pages, begun)))
+            Ok::<_, io::Error>(Some((text, (handles, pages, begun))))
         });
-    let array = stream::iter(["[".to_owned()]).chain(elements).chain(stream::iter(["]".to_owned()]));
-    let body = Body::from_stream(array.map(Ok::<_, std::convert::Infallible>));
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    let end = |text: &str| stream::iter([Ok(text.to_owned())]);
+    let body = Body::from_stream(end("[").chain(elements).chain(end("]")));
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn drained(State(handles): State<Handles>) -> Response {
@@ -437,5 +463,31 @@ async fn lease_order(State(handles): State<Handles>, Json(order): Json<view::Lea
         Some(Ok(done)) => Json(view::LeaseAnswer { done }).into_response(),
         Some(Err(why)) => refuse(StatusCode::CONFLICT, why),
         None => refuse(StatusCode::CONFLICT, NO_STORE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_owner_that_hangs_is_named_in_time() {
+        let (owner, mut questions) = mpsc::channel::<oneshot::Sender<u8>>(1);
+        let asked = |patience| within(patience, ROUTING, ask(&owner, |answer| answer));
+        for why in ["takes the question and hangs", "takes no question any more"] {
+            let silent = asked(Duration::from_millis(20)).await.expect_err(why);
+            assert_eq!(silent.into_response().status(), StatusCode::SERVICE_UNAVAILABLE, "{why}");
+        }
+        let (answer, ()) = tokio::join!(asked(PATIENCE), async {
+            for _ in 0..2 {
+                // Nobody waits for the first any more.
+                let _ = questions.recv().await.unwrap().send(7);
+            }
+        });
+        assert_eq!(answer.unwrap(), 7);
+        drop(questions);
+        assert!(asked(PATIENCE).await.is_err(), "gone");
     }
 }

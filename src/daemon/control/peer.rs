@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::explain::{ask, range, show};
-use super::view_peer;
+use super::{Silent, view_peer};
 use crate::bgp::session::State;
 use crate::daemon::bfd::Running;
 use crate::daemon::peer::Record;
@@ -57,32 +57,32 @@ pub(super) async fn of_address(
 }
 
 /// A peer by name or address, a range by name, a node of the store; or what there is instead.
-pub(super) async fn of_name(handles: &Handles, name: &str) -> Result<view::PeerExplanation, String> {
-    let peers = handles.peers().await;
+pub(super) async fn of_name(handles: &Handles, name: &str) -> Result<Result<view::PeerExplanation, String>, Silent> {
+    let peers = handles.peers().await?;
     let is = |peer: &Listed| peer.name == name || name.parse() == Ok(peer.address);
     if let Some((peer, counts)) = peers.iter().find(|(peer, _)| is(peer)) {
-        return Ok(of_peer(handles, peer, counts, &peers).await);
+        return Ok(Ok(of_peer(handles, peer, counts, &peers).await));
     }
     let config = handles.config.borrow().clone();
     if let Some(prefix) = range(&config, name) {
-        return Ok(of_range(name, prefix, &peers));
+        return Ok(Ok(of_range(name, prefix, &peers)));
     }
     let shown = handles.cluster.shown();
     if let Some(node) = shown.nodes.iter().find(|node| node.name == name || name.parse() == Ok(node.address)) {
-        return Ok(of_node(node));
+        return Ok(Ok(of_node(node)));
     }
     if let Ok(address) = name.parse::<IpAddr>()
         && let Some(range) = config.bgp.peers.iter().find(|peer| peer.address.prefix().contains(address))
     {
         let text = format!("{address} would be admitted by {} ({}), and has not called", range.name, range.address);
         let advice = "it must dial us: is BGP configured there, and does a firewall here drop TCP 179 from it?";
-        return Ok(bare(name, "not-called", false, &text, vec![advice.to_owned()]));
+        return Ok(Ok(bare(name, "not-called", false, &text, vec![advice.to_owned()])));
     }
     let mut names: Vec<&str> = peers.iter().map(|(peer, _)| peer.name.as_str()).collect();
     names.sort_unstable();
     let known =
         if names.is_empty() { "there are no peers".to_owned() } else { format!("peers are {}", names.join(", ")) };
-    Err(format!("`{name}` is neither an address nor a peer: {known}"))
+    Ok(Err(format!("`{name}` is neither an address nor a peer: {known}")))
 }
 
 /// Where there is nothing to be shown but the verdict.
@@ -169,7 +169,7 @@ fn found(
     let ago = |at: SystemTime| now.duration_since(at).unwrap_or_default();
     let (status, config) = (&listed.status, &listed.config);
     let record = &status.record;
-    let drain = handles.drain.borrow();
+    let drain = handles.drain.borrow().clone();
     let closed = drain.state == "drained" || drain.stage.as_deref() == Some("closed");
     let range =
         handles.config.borrow().bgp.peers.iter().map(|peer| peer.address.prefix()).find(|prefix| {
