@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use super::{DaemonArgs, Error};
 use crate::view::Problem;
@@ -35,11 +36,11 @@ impl DaemonArgs {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             if self.json {
-                send(&self.socket, get(path)?, &mut |part| out.write_all(part)).await?;
+                send(&self.socket, get(path)?, Some(PATIENCE), &mut |part| out.write_all(part)).await?;
                 writeln!(out)?;
             } else {
                 let mut body = Vec::new();
-                send(&self.socket, get(path)?, &mut |part| body.write_all(part)).await?;
+                send(&self.socket, get(path)?, Some(PATIENCE), &mut |part| body.write_all(part)).await?;
                 show(&serde_json::from_slice(&body)?, out)?;
             }
             Ok(ExitCode::SUCCESS)
@@ -48,26 +49,37 @@ impl DaemonArgs {
 
     /// GETs `path`.
     pub fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.exchange(get(path)?)
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.fetching(path))
+    }
+
+    /// GETs `path`.
+    pub async fn fetching<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.exchange(get(path)?, Some(PATIENCE)).await
     }
 
     /// GETs `path`; hands each part of the answer to `sink` as it comes, until that fails.
     pub fn stream(&self, path: &str, sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(send(&self.socket, get(path)?, sink))
+        runtime.block_on(send(&self.socket, get(path)?, None, sink))
     }
 
-    /// POSTs `what` to `path`.
+    /// POSTs `what` to `path`; what is wanted may take its time.
     pub fn post<T: DeserializeOwned>(&self, path: &str, what: &impl Serialize) -> Result<T, Error> {
         let body = Full::from(serde_json::to_vec(what)?);
         let request = Request::post(path).header("host", "wayleave").header("content-type", "application/json");
-        self.exchange(request.body(body).map_err(|error| Error::Refused(error.to_string()))?)
+        let request = request.body(body).map_err(|error| Error::Refused(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.exchange(request, None))
     }
 
-    fn exchange<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+        patience: Option<Duration>,
+    ) -> Result<T, Error> {
         let mut body = Vec::new();
-        runtime.block_on(send(&self.socket, request, &mut |part| body.write_all(part)))?;
+        send(&self.socket, request, patience, &mut |part| body.write_all(part)).await?;
         Ok(serde_json::from_slice(&body)?)
     }
 }
@@ -86,14 +98,14 @@ pub enum Silence {
     Dead(String),
 }
 
-/// How long the daemon may take for one answer.
+/// How long the daemon may take for one answer; of a long one, for its beginning and between any two parts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// GETs `path`, as far as the first `most` bytes of the answer, within some seconds.
 pub async fn part(socket: &Path, path: &str, most: usize) -> Result<Vec<u8>, Silence> {
     let mut body = Vec::new();
-    let asked = async { send(socket, get(path)?, &mut |part| keep(&mut body, part, most)).await };
-    let outcome = tokio::time::timeout(PATIENCE, asked).await;
+    let asked = async { send(socket, get(path)?, None, &mut |part| keep(&mut body, part, most)).await };
+    let outcome = timeout(PATIENCE, asked).await;
     match outcome {
         Ok(Err(Error::Refused(why))) => Err(Silence::Refused(why)),
         // The end of what is wanted.
@@ -109,9 +121,9 @@ pub async fn metrics(address: SocketAddr, most: usize) -> Result<Vec<u8>, String
     let mut body = Vec::new();
     let asked = async {
         let stream = TcpStream::connect(address).await?;
-        exchange(stream, get("/metrics")?, &mut |part| keep(&mut body, part, most)).await
+        exchange(stream, get("/metrics")?, None, &mut |part| keep(&mut body, part, most)).await
     };
-    match tokio::time::timeout(PATIENCE, asked).await {
+    match timeout(PATIENCE, asked).await {
         _ if body.len() >= most => Ok(body),
         Ok(Ok(())) => Ok(body),
         Ok(Err(error)) => Err(format!("{address}: {error}")),
@@ -129,26 +141,36 @@ fn keep(body: &mut Vec<u8>, part: &[u8], most: usize) -> std::io::Result<()> {
 async fn send(
     socket: &Path,
     request: Request<Full<Bytes>>,
+    patience: Option<Duration>,
     sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
     let stream =
         UnixStream::connect(socket).await.map_err(|source| Error::Unreachable { socket: socket.to_owned(), source })?;
-    exchange(stream, request, sink).await
+    exchange(stream, request, patience, sink).await
+}
+
+/// Waits for an answer, or as long as one is patient.
+async fn within<T>(patience: Option<Duration>, answer: impl Future<Output = T>) -> Result<T, Error> {
+    match patience {
+        Some(patience) => timeout(patience, answer).await.map_err(|_| Error::Silent(patience)),
+        None => Ok(answer.await),
+    }
 }
 
 /// The same over a connection.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     request: Request<Full<Bytes>>,
+    patience: Option<Duration>,
     sink: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
+    let response = within(patience, sender.send_request(request)).await??;
     let refused = !response.status().is_success();
     let mut body = response.into_body();
     let mut problem = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = within(patience, body.frame()).await? {
         if let Some(part) = frame?.data_ref() {
             if refused {
                 problem.extend_from_slice(part);
@@ -163,4 +185,33 @@ async fn exchange(
         return Err(Error::Refused(text));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What becomes of a GET when this is answered, and then nothing more.
+    async fn asked(answer: &'static str, patience: Duration) -> Result<Vec<u8>, Error> {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let _ = theirs.read(&mut [0; 1024]).await;
+            let _ = AsyncWriteExt::write_all(&mut theirs, answer.as_bytes()).await;
+            std::future::pending::<()>().await;
+        });
+        let mut body = Vec::new();
+        let mut keep = |part: &[u8]| keep(&mut body, part, 1024);
+        exchange(ours, get("/").unwrap(), Some(patience), &mut keep).await.map(|()| body)
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_given_up() {
+        assert_eq!(asked("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", PATIENCE).await.unwrap(), b"hi");
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi"] {
+            let asked = asked(answer, Duration::from_millis(50)).await;
+            assert!(matches!(asked, Err(Error::Silent(_))), "{answer:?}");
+        }
+    }
 }

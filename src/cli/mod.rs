@@ -26,6 +26,7 @@ mod top;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -102,6 +103,9 @@ enum Error {
     /// The daemon spoke something else: exit code 1
     #[error("the daemon's answer can't be read: {0}")]
     Answer(#[from] serde_json::Error),
+    /// It takes connections and says nothing: exit code 1
+    #[error("the daemon did not answer within {} s: it hangs; `systemctl status wayleave`, and see its log", .0.as_secs())]
+    Silent(Duration),
     /// HTTP over the socket broke: exit code 1
     #[error("the daemon closed the connection: {0}")]
     Http(#[from] hyper::Error),

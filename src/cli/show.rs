@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::explain::age;
+
 /// A table without frames, as iproute2 and kubectl print them: columns align, rows grep well.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
@@ -27,17 +29,7 @@ pub fn print(table: &Table, out: &mut impl Write) -> io::Result<()> {
 /// How long ago an RFC 3339 time was, in its two largest units: `3m 12s`.
 pub fn ago(since: &str) -> String {
     let Ok(then) = humantime::parse_rfc3339(since) else { return since.to_owned() };
-    let seconds = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (size, name) in units {
-        if rest >= size && parts.len() < 2 {
-            parts.push(format!("{}{name}", rest / size));
-            rest %= size;
-        }
-    }
-    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+    age(SystemTime::now().duration_since(then).unwrap_or_default())
 }
 
 /// Joins with a separator, `-` if there is nothing.

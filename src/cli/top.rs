@@ -47,14 +47,17 @@ impl Top {
         let tables = tables.or((!live && !self.daemon.json).then_some(1));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut stop = runtime.block_on(async { Stop::listen() })?;
-        let mut before: Traffic = self.ask()?;
+        let Some(before) = runtime.block_on(stop.unless(self.ask())) else { return Ok(ExitCode::SUCCESS) };
+        let mut before: Traffic = before?;
         let mut screen = if live { Some(Screen::enter(out)?) } else { None };
         let mut shown = 0;
         while tables.is_none_or(|tables| shown < tables) {
-            if runtime.block_on(stop.within(self.interval)) {
-                break;
-            }
-            match (self.ask(), &mut screen) {
+            let next = async {
+                tokio::time::sleep(self.interval).await;
+                self.ask().await
+            };
+            let Some(answer) = runtime.block_on(stop.unless(next)) else { break };
+            match (answer, &mut screen) {
                 (Ok(now), screen) => {
                     let rates = Rates::between(&before, &now);
                     match screen {
@@ -68,14 +71,9 @@ impl Top {
                     before = now;
                     shown += 1;
                 }
-                // It may come back.
-                (Err(error @ Error::Unreachable { .. }), Some(screen)) => screen.draw(out, &error.to_string())?,
-                (Err(error), screen) => {
-                    if let Some(screen) = screen {
-                        screen.leave(out)?;
-                    }
-                    return Err(error);
-                }
+                // It may come back, and begins with saying that it isn't ready.
+                (Err(error), Some(screen)) => screen.draw(out, &error.to_string())?,
+                (Err(error), None) => return Err(error),
             }
         }
         if let Some(mut screen) = screen {
@@ -84,8 +82,8 @@ impl Top {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn ask(&self) -> Result<Traffic, Error> {
-        let traffic: Traffic = self.daemon.fetch("/v1/traffic")?;
+    async fn ask(&self) -> Result<Traffic, Error> {
+        let traffic: Traffic = self.daemon.fetching("/v1/traffic").await?;
         if traffic.status.counted {
             return Ok(traffic);
         }
@@ -110,13 +108,13 @@ impl Stop {
         })
     }
 
-    /// Whether one came before the time was over.
-    async fn within(&mut self, time: Duration) -> bool {
+    /// What is waited for; none: one of them came first.
+    async fn unless<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            _ = self.interrupt.recv() => true,
-            _ = self.terminate.recv() => true,
-            _ = self.hangup.recv() => true,
-            () = tokio::time::sleep(time) => false,
+            _ = self.interrupt.recv() => None,
+            _ = self.terminate.recv() => None,
+            _ = self.hangup.recv() => None,
+            done = awaited => Some(done),
         }
     }
 }

@@ -19,7 +19,8 @@ const BGP_PASSWORD: &str = "bgp-hunter2-\"quoted\"";
 const ETCD_PASSWORD: &str = "etcd-hunter3";
 const FORMER_PASSWORD: &str = "former-hunter4";
 const LOGIN: &str = "root:url-hunter5";
-const SECRETS: [&str; 4] = ["bgp-hunter2", ETCD_PASSWORD, FORMER_PASSWORD, LOGIN];
+const MISPLACED: &str = "misplaced-hunter6";
+const SECRETS: [&str; 5] = ["bgp-hunter2", ETCD_PASSWORD, FORMER_PASSWORD, LOGIN, MISPLACED];
 
 fn bundle(space: &Netns, config: &Path, more: &[&str]) -> Output {
     space.command(WAYLEAVE).args(["bundle", "--config", config.to_str().unwrap()]).args(more).output().unwrap()
@@ -70,8 +71,12 @@ fn scene(rack: &Rack) -> (Bird, Agent, String) {
 fn everything_but_the_secrets() {
     let rack = Rack::new();
     let (_tor, agent, config) = scene(&rack);
-    // A refused reload with a login in it is remembered by status, log and journal.
-    agent.reload(&config.replace("http://10.0.0.98", &format!("http://{LOGIN}@10.0.0.98")));
+    // A refused reload with a login in it, and a password in place of its file, is remembered by status, log and
+    // journal.
+    let misplaced = format!(
+        "[[bgp.peers]]\nname = \"hasty\"\naddress = \"10.0.0.97\"\nasn = {TOR_AS}\npassword_file = \"{MISPLACED}\"\n"
+    );
+    agent.reload(&(config.replace("http://10.0.0.98", &format!("http://{LOGIN}@10.0.0.98")) + &misplaced));
     holds("refused", ROUTE, || agent.status()["config"]["error"].is_string());
     agent.configure(&config);
 

@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
 
 use super::gather::Content;
 
@@ -45,51 +46,65 @@ const SETTINGS: [&str; 19] = [
 
 /// What a program prints.
 pub(super) async fn program(words: &[&str]) -> Result<Content, String> {
-    let mut child = start(words)?;
-    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err("its output can't be read".to_owned());
-    };
-    let read = async {
-        let (mut said, mut complaint) = (Vec::new(), Vec::new());
+    let read = async |stdout: ChildStdout| {
+        let mut said = Vec::new();
         // One byte more tells that there was more; whoever goes on writing then is told that nobody reads.
-        let read = async { stdout.take(MOST as u64 + 1).read_to_end(&mut said).await };
-        let complain = async { stderr.take(4096).read_to_end(&mut complaint).await };
-        let (read, complained) = tokio::join!(read, complain);
-        read.and(complained)?;
-        let cut = said.len() > MOST;
-        let ended = if cut { None } else { Some(child.wait().await?) };
-        Ok::<_, io::Error>((said, complaint, ended))
+        stdout.take(MOST as u64 + 1).read_to_end(&mut said).await?;
+        let whole = said.len() <= MOST;
+        Ok((said, whole))
     };
-    let (said, complaint, ended) = within(LIMIT, read).await?;
-    match ended {
-        Some(status) if !status.success() => {
-            let complaint = String::from_utf8_lossy(&complaint);
-            let first = complaint.lines().map(str::trim).find(|line| !line.is_empty());
-            Err(first.map_or_else(|| status.to_string(), str::to_owned))
-        }
-        _ => Ok(Content::new(&said)),
-    }
+    run(words, LIMIT, read).await.map(|said| Content::new(&said))
 }
 
 /// How many routes there are of each protocol, all tables, one family.
 pub(super) async fn route_counts(family: &str) -> Result<String, String> {
-    let mut child = start(&["ip", family, "-o", "route", "show", "table", "all"])?;
-    let Some(stdout) = child.stdout.take() else { return Err("its output can't be read".to_owned()) };
-    let count = async {
+    let count = async |stdout| {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut lines = BufReader::new(stdout).lines();
         while let Some(line) = lines.next_line().await? {
             let protocol = line.split_whitespace().skip_while(|word| *word != "proto").nth(1);
             *counts.entry(protocol.unwrap_or("none").to_owned()).or_default() += 1;
         }
-        Ok(counts)
+        Ok((counts, true))
     };
-    let counts = within(COUNT_LIMIT, count).await?;
+    let counts = run(&["ip", family, "-o", "route", "show", "table", "all"], COUNT_LIMIT, count).await?;
     Ok(counts.iter().fold(String::new(), |mut text, (protocol, count)| {
         // Writing to a string can't fail.
         let _ = writeln!(text, "ip {family} protocol {protocol}: {count}");
         text
     }))
+}
+
+/// Runs a program; what `read` makes of its output, unless it failed. `read` also says whether it has read to the
+/// end: else there is no waiting for the program's.
+async fn run<T>(
+    words: &[&str],
+    limit: Duration,
+    read: impl AsyncFnOnce(ChildStdout) -> io::Result<(T, bool)>,
+) -> Result<T, String> {
+    let mut child = start(words)?;
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("its output can't be read".to_owned());
+    };
+    let work = async {
+        let mut complaint = Vec::new();
+        let complain = async { stderr.take(4096).read_to_end(&mut complaint).await };
+        let (read, complained) = tokio::join!(read(stdout), complain);
+        let (said, whole) = read?;
+        complained?;
+        let ended = if whole { Some(child.wait().await?) } else { None };
+        Ok((said, complaint, ended))
+    };
+    let done = timeout(limit, work).await.map_err(|_| format!("no end within {} s", limit.as_secs()))?;
+    let (said, complaint, ended) = done.map_err(|error: io::Error| error.to_string())?;
+    match ended {
+        Some(status) if !status.success() => {
+            let complaint = String::from_utf8_lossy(&complaint);
+            let first = complaint.lines().map(str::trim).find(|line| !line.is_empty());
+            Err(first.map_or_else(|| status.to_string(), str::to_owned))
+        }
+        _ => Ok(said),
+    }
 }
 
 fn start(words: &[&str]) -> Result<Child, String> {
@@ -106,13 +121,6 @@ fn start(words: &[&str]) -> Result<Child, String> {
         io::ErrorKind::NotFound => format!("{program} is not installed"),
         _ => error.to_string(),
     })
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no end within {} s", limit.as_secs())),
-    }
 }
 
 /// What stands in a file.
@@ -147,6 +155,10 @@ mod tests {
             let error = program(words).await.err().unwrap();
             assert!(error.contains(wanted), "{why}: {error}");
         }
+        // One that complains without end is not waited for.
+        assert!(program(&["sh", "-c", "yes >&2; exit 1"]).await.is_err());
+        let wrong = route_counts("-nonsense").await.unwrap_err();
+        assert!(wrong.contains("nonsense"), "{wrong}");
         let long = program(&["sh", "-c", "yes | head -c 9000000"]).await.unwrap();
         assert!(long.cut && long.text.len() <= MOST, "{}", long.text.len());
     }

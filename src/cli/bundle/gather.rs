@@ -20,7 +20,7 @@ pub(super) const LIST: [(&str, &str); 12] = [
     ("daemon/*.json", "status, peers, routes, lease, nodes, events, drain, traffic, as the daemon shows them"),
     ("daemon/metrics.txt", "what Prometheus gets"),
     ("explain/*.json", "why the peers and prefixes with problems are as they are"),
-    ("state/*", "files of state_dir: lease, nodes, drain, sysctls, events of the last runs"),
+    ("state/*", "files of state_dir: lease, nodes, drain, sysctls, counts of traffic, events of the last runs"),
     ("kernel/*.json", "links, addresses, rules, nexthop objects and routes of ours"),
     ("kernel/routes.txt", "how many routes there are of each protocol"),
     ("kernel/nft.txt", "our tables of nftables"),
@@ -42,8 +42,16 @@ const DAEMON: [(&str, &str); 10] = [
     ("routes", "/v1/routes"),
 ];
 /// Files of `state_dir`. There is no list of what else may be there.
-const STATE: [&str; 7] =
-    ["events.1.jsonl", "events.jsonl", "lease.json", "nodes.json", "drain.json", "sysctl.json", "store.json"];
+const STATE: [&str; 8] = [
+    "events.1.jsonl",
+    "events.jsonl",
+    "lease.json",
+    "nodes.json",
+    "drain.json",
+    "sysctl.json",
+    "store.json",
+    "traffic.json",
+];
 /// Peers and prefixes that are explained.
 const EXPLAINED: usize = 20;
 

@@ -94,18 +94,18 @@ impl Found {
         } else if self.container.is_some() && !matches!(self.sort, Sort::Subnet(_)) {
             teller.plain("firewall", format!("of what containers send, {}", self.source_nat));
         }
-        if let Some(error) = docker_error {
+        if let Some(error) = docker_error.as_ref().filter(|_| self.inside) {
             let text = format!(
                 "Docker may drop what other nodes' containers send here, DOCKER-USER can't be changed: {error}"
             );
             teller.problem("firewall", "docker", text, ["`iptables -S DOCKER-USER`".to_owned()]);
-        } else if !docker.is_empty() {
+        } else if !docker.is_empty() && docker_error.is_none() {
             teller.plain(
                 "firewall",
                 format!("Docker lets in what comes from the pools to our subnets (DOCKER-USER, {})", list(docker)),
             );
         }
-        if !firewalld.is_empty() {
+        if self.inside && !firewalld.is_empty() {
             let advice = format!("`{}`", firewalld.join(" && "));
             teller.problem("firewall", "firewalld", "firewalld rejects our traffic".to_owned(), [advice]);
         }

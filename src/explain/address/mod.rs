@@ -185,6 +185,9 @@ pub struct Found {
     pub address: IpAddr,
     /// What it is
     pub sort: Sort,
+    /// It lies in a pool or in a subnet of this node, so that what others' firewalls do to containers' traffic
+    /// concerns it
+    pub inside: bool,
     /// Protocol number of our routes
     pub protocol: u8,
     /// The table that they are written to

@@ -46,6 +46,7 @@ fn well() -> Found {
     Found {
         address: ip("10.244.9.5"),
         sort: Sort::Known(net("10.244.9.0/24")),
+        inside: true,
         protocol: 87,
         table: 254,
         holder: None,
@@ -77,7 +78,7 @@ fn well() -> Found {
 #[expect(clippy::too_many_lines, reason = "one table of all verdicts")]
 fn verdicts() {
     type Case<'a> = (&'a str, fn(&mut Found), bool, &'a str, &'a str);
-    let cases: [Case<'_>; 29] = [
+    let cases: [Case<'_>; 30] = [
         (
             "as wanted",
             |_| {},
@@ -315,6 +316,17 @@ fn verdicts() {
             false,
             "firewalld",
             "firewalld rejects our traffic",
+        ),
+        (
+            "neither is in the way to the world outside",
+            |f| {
+                f.firewall.docker_error = Some("iptables: busy".to_owned());
+                f.firewall.firewalld = vec!["firewall-cmd --zone=trusted".to_owned()];
+                f.inside = false;
+            },
+            true,
+            "as-wanted",
+            "as wanted",
         ),
         (
             "what was counted, and what Docker lets in, are told",
