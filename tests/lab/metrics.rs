@@ -1,12 +1,16 @@
 //! Metrics against what really happened: packets stopped by a smaller MTU, devices used, routes that came
 //! and went, tables compared; and a scrape while the daemon is busy.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
 use crate::harness::agent::{Agent, ROUTE, SESSION};
 use crate::harness::bird::{Bird, Neighbor, config};
+use crate::harness::speaker::{Speaker, UPDATE, Who, message, nlri, update};
 use crate::harness::{announce, holds};
 use crate::story::{Config, HOST_AS, Rack, TOR_AS};
 
@@ -94,8 +98,10 @@ fn what_the_kernel_of_the_host_tells() {
     }
     let conntrack = rack.host.command("cat").arg("/proc/sys/net/netfilter/nf_conntrack_max").output().unwrap();
     let tracked = String::from_utf8_lossy(&conntrack.stdout).trim().parse::<f64>().ok();
+    // Our own table translates addresses, and with it the kernel tracks.
+    assert!(tracked.is_some_and(|limit| limit > 0.0), "{tracked:?}");
     assert_eq!(agent.metric("wayleave_conntrack_limit"), tracked);
-    assert_eq!(agent.metric("wayleave_conntrack_entries").is_some(), tracked.is_some());
+    assert!(agent.metric("wayleave_conntrack_entries").is_some());
 
     // The daemon itself.
     let fds = std::fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
@@ -176,35 +182,87 @@ fn a_comparison_with_the_kernel_is_told() {
     assert!(text.contains("compared with the kernel"), "{text}");
 }
 
+/// A router whose whole table comes and goes, without end.
+struct Load {
+    told_to_end: Arc<AtomicBool>,
+    thread: JoinHandle<Speaker>,
+}
+
+impl Load {
+    fn start(rack: &Rack, routes: u32) -> Self {
+        let who = Who {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            asn: TOR_AS,
+            four_octet_as: false,
+            ipv6: false,
+        };
+        let speaker = Speaker::connect(&rack.tor, &who);
+        let told_to_end = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&told_to_end);
+        // ORIGIN, AS_PATH, NEXT_HOP
+        let asn = u16::try_from(TOR_AS).unwrap().to_be_bytes();
+        let attrs = [&[0x40, 1, 1, 0, 0x40, 2, 4, 2, 1][..], &asn, &[0x40, 3, 4, 10, 0, 0, 1]].concat();
+        let prefixes: Vec<Vec<u8>> = (0..routes).map(|n| nlri((0x1400_0000 + (n << 8)).into(), 24)).collect();
+        // As many to a message as its 4096 octets have room for.
+        let blocks: Vec<Vec<u8>> = prefixes.chunks(1000).map(<[Vec<u8>]>::concat).collect();
+        let thread = std::thread::spawn(move || {
+            loop {
+                for block in &blocks {
+                    speaker.send(&update(&attrs, block));
+                }
+                if ends.load(Ordering::Relaxed) {
+                    return speaker;
+                }
+                for block in &blocks {
+                    let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+                    speaker.send(&message(UPDATE, &[&length[..], block, &[0, 0]].concat()));
+                }
+            }
+        });
+        Self { told_to_end, thread }
+    }
+
+    /// The table stays from now on, as long as who told it does.
+    fn end(self) -> Speaker {
+        self.told_to_end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
 #[test]
 fn a_scrape_answers_while_a_table_is_loaded() {
-    const ROUTES: u32 = 150_000;
+    const ROUTES: u32 = 50_000;
     let rack = Rack::new();
-    let prefixes: Vec<String> =
-        (0..ROUTES).map(|n| format!("{}.{}.{}.0/24", 20 + (n >> 16), (n >> 8) & 255, n & 255)).collect();
-    let (_tor, _) = tor(&rack, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
-    let options = "import = \"all\"; max_prefixes = 0; hold_time = \"240s\"";
+    let options = "passive = true; import = \"all\"; max_prefixes = 0; hold_time = \"240s\"";
     let agent =
         Agent::start_quiet(&rack.lab, &rack.host, &Config::host().peer("tor", "10.0.0.1", TOR_AS, options).text());
-    let (mut worst, mut oldest, mut scrapes, mut busy) = (Duration::ZERO, 0.0_f64, 0, 0);
-    holds("all of it in the kernel", Duration::from_secs(240), || {
+    let load = Load::start(&rack, ROUTES);
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).unwrap_or_default()
+    };
+    let (mut took, mut oldest, mut progress, mut before) = (Vec::new(), 0.0_f64, 0, [0.0; 2]);
+    holds("routes are decided and written from one scrape to another", Duration::from_secs(240), || {
         let began = Instant::now();
         let Some((200, text)) = agent.http("/metrics") else { return false };
-        let value = |name: &str| {
-            let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
-            line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).unwrap()
-        };
-        let (wanted, installed) = (value("wayleave_fib_routes_wanted"), value("wayleave_fib_routes_installed"));
-        let age = value("wayleave_snapshot_age_seconds");
-        scrapes += 1;
-        busy += i32::from(installed < f64::from(ROUTES) && (wanted > 100.0 || age > 0.2));
-        worst = worst.max(began.elapsed());
-        oldest = oldest.max(age);
-        installed >= f64::from(ROUTES)
+        took.push(began.elapsed());
+        oldest = oldest.max(value(&text, "wayleave_snapshot_age_seconds"));
+        let now = ["wayleave_netlink_routes_acknowledged_total", "wayleave_rib_last_change_timestamp_seconds"]
+            .map(|name| value(&text, name));
+        if now.iter().zip(before).all(|(now, before)| *now > before) {
+            (progress, before) = (progress + 1, now);
+        }
+        progress == 10
     });
-    announce(&format!("{scrapes} scrapes, {busy} of them during the load: worst {worst:?}, oldest {oldest} s"));
-    assert!(busy > 0, "the load was over too soon to show anything");
-    // Half a second and a moment by design; a machine that does much else takes longer for anything. Who
-    // scrapes gives up after 10 s, if nothing else is said.
-    assert!(worst < Duration::from_secs(5), "a scrape took {worst:?} while a table was loaded");
+    took.sort();
+    let (usual, worst) = (took[took.len() / 2], took[took.len() - 1]);
+    announce(&format!("{} scrapes during the load: usually {usual:?}, worst {worst:?}, oldest {oldest} s", took.len()));
+    // Half a second and a moment by design. Who scrapes gives up after 10 s, if nothing else is said. One alone may
+    // have met a machine that was busy with something else.
+    assert!(usual < Duration::from_secs(10), "scrapes took {usual:?} while a table was loaded");
+    let _speaker = load.end();
+    holds("all of it in the kernel", Duration::from_secs(240), || {
+        agent.metric("wayleave_fib_routes_installed") >= Some(f64::from(ROUTES))
+    });
 }

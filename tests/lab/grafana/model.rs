@@ -5,6 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use wayleave::bgp::message::Notification;
+use wayleave::bgp::session::Reason;
+use wayleave::bgp::wire::Cease;
+use wayleave::net::Family;
 
 /// A file of the repository.
 pub fn path(name: &str) -> PathBuf {
@@ -60,6 +64,19 @@ impl Dashboard {
             .map(|variable| (variable["name"].as_str().unwrap(), variable["query"]["query"].as_str().unwrap()))
             .collect()
     }
+
+    /// What *All* of a variable stands for, if not for the list of what it offers.
+    pub fn all_value(&self, variable: &str) -> Option<&str> {
+        let list = self.json["templating"]["list"].as_array().unwrap();
+        list.iter().find(|listed| listed["name"] == variable).unwrap()["allValue"].as_str()
+    }
+}
+
+/// Whether a graph asks for the time shown at each of its points: a sum that slides, and takes as long as it is wide. With
+/// `@ end()` it is asked once.
+fn slides(expr: &str) -> bool {
+    let range = |rest: &&str| rest.trim_start_matches([':', ']']).trim_start().starts_with("@ end()");
+    !expr.split("$__range").skip(1).filter(|rest| !rest.is_empty()).all(|rest| range(&rest))
 }
 
 /// What a panel is called.
@@ -164,6 +181,8 @@ fn dashboards_are_whole() {
             assert!(!targets(panel).is_empty(), "{what}: no query");
             for target in targets(panel) {
                 assert_eq!(target["datasource"]["uid"], "${datasource}", "{what}");
+                let expr = target["expr"].as_str().unwrap();
+                assert!(target["instant"] == true || !slides(expr), "{what}: {expr}");
             }
         }
         // Links inside the house, wherever they stand.
@@ -246,6 +265,8 @@ fn each_alert_has_its_section_in_the_runbook_and_its_tests() {
         assert_eq!(*link, format!("docs/runbook.md#{}", name.to_lowercase()), "{name}");
         assert!(["page", "ticket", "info"].contains(&severity.as_str()), "{name}: {severity}");
         assert!(sections[name.as_str()].trim_start().starts_with("```sh\n"), "{name}: begins with what to type");
+        let minds_drains = expr.contains("wayleave_drain_state") || name == "WayleaveAbsent";
+        assert!(severity != "page" || minds_drains, "{name}: wakes somebody about a node that has left");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name}: no test in which it fires");
         for (metric, _) in metrics(expr) {
             assert!(tests.contains(&metric), "{name}: {metric} is in no test");
@@ -276,6 +297,21 @@ fn commands_that_are_named_exist() {
     for command in commands {
         let output = std::process::Command::new(crate::harness::agent::WAYLEAVE).args(&command).arg("--help").output();
         assert!(output.unwrap().status.success(), "there is no `wayleave {}`", command.join(" "));
+    }
+}
+
+/// What `wayleave peers` shows as the last error, and the runbook has a line about.
+#[test]
+fn errors_that_the_runbook_quotes_are_said() {
+    let runbook = text("docs/runbook.md");
+    let ends = [
+        Notification::max_prefixes(Family::Ipv4, 7),
+        Notification::hold_timer_expired(),
+        Notification::cease(Cease::BfdDown),
+    ];
+    for said in ends.map(|notification| Reason::Sent(notification).to_string()) {
+        let said = said.split(" (").next().unwrap();
+        assert!(runbook.contains(&format!("\"{said}")), "{said}");
     }
 }
 

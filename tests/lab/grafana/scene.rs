@@ -9,7 +9,7 @@ use crate::harness::agent::Agent;
 use crate::harness::bird::{Bird, Neighbor, config};
 use crate::harness::etcd::Etcd;
 use crate::harness::prometheus::Prometheus;
-use crate::harness::{Lab, Netns, Process};
+use crate::harness::{Lab, Netns, Process, kernel_has_ipip};
 
 const TORS: [(&str, u32); 2] = [("10.0.250.1", 65001), ("10.0.250.2", 65002)];
 const NODES: usize = 3;
@@ -28,8 +28,10 @@ pub struct Scene {
 }
 
 fn host(number: usize) -> String {
+    // As an operator has it, where the kernel can.
+    let tunnel = if kernel_has_ipip() { "" } else { "tunnel = \"never\"\n" };
     let mut text = format!(
-        "[node]\nname = \"h{number}\"\naddress = \"{}\"\n[network]\ntunnel = \"never\"\n\
+        "[node]\nname = \"h{number}\"\naddress = \"{}\"\n[network]\n{tunnel}\
          masquerade = true\nsubnet_file = \"\"\n[store]\nkind = \"etcd\"\nendpoints = [\"http://{ETCD}:2379\"]\nttl = \"10s\"\n\
          timeout = \"2s\"\n[metrics]\nlisten = \"0.0.0.0:9887\"\n[bgp]\nasn = 64512\nconnect_retry = \"1s\"\n",
         address(number)
@@ -83,12 +85,14 @@ impl Scene {
         Self { agents, birds, traffic: Vec::new(), etcd, rack, lab }
     }
 
-    /// A Prometheus that scrapes all hosts.
+    /// A Prometheus that scrapes all hosts, and something else that doesn't answer.
     pub fn prometheus(&self, rules: &str) -> Prometheus {
         let space = self.lab.netns("prom");
         self.rack.plug(&self.lab, &space, "10.0.251.1");
-        let targets: Vec<(String, String)> =
-            (0..NODES).map(|number| (format!("{}:9887", address(number)), format!("h{number}"))).collect();
+        let agents =
+            (0..NODES).map(|number| ["wayleave".to_owned(), format!("{}:9887", address(number)), format!("h{number}")]);
+        let other = ["etcd".to_owned(), format!("{ETCD}:9"), "etcd-1".to_owned()];
+        let targets: Vec<_> = agents.chain([other]).collect();
         Prometheus::start(&self.lab, &space, &targets, rules)
     }
 

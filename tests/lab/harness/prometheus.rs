@@ -16,18 +16,19 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with targets of the job `wayleave`, as (address:port, instance), and these rules.
-    pub fn start(lab: &Lab, space: &Netns, targets: &[(String, String)], rules: &str) -> Self {
+    /// Starts it with targets, as job, address:port, instance, and these rules.
+    pub fn start(lab: &Lab, space: &Netns, targets: &[[String; 3]], rules: &str) -> Self {
         let [config, rule_file, data] = ["prometheus.yml", "rules.yml", "prometheus.data"].map(|name| lab.path(name));
         let list: Vec<String> = targets
             .iter()
-            .map(|(address, instance)| {
-                format!("      - {{ targets: [\"{address}\"], labels: {{ instance: \"{instance}\" }} }}\n")
+            .map(|[job, address, instance]| {
+                let labels = format!("job: \"{job}\", instance: \"{instance}\"");
+                format!("      - {{ targets: [\"{address}\"], labels: {{ {labels} }} }}\n")
             })
             .collect();
         let text = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
-             rule_files: [{}]\nscrape_configs:\n  - job_name: wayleave\n    static_configs:\n{}",
+             rule_files: [{}]\nscrape_configs:\n  - job_name: all\n    static_configs:\n{}",
             rule_file.display(),
             list.concat()
         );
