@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::agent::{ROUTE, WAYLEAVE, password_file};
+use crate::harness::agent::{ROUTE, SESSION, WAYLEAVE, password_file};
+use crate::harness::docker::Docker;
 use crate::harness::netns::done;
 use crate::harness::{Lab, Process, holds};
 use crate::story::Config;
@@ -101,4 +102,90 @@ fn container_image() {
     holds("with its firewall", ROUTE, || inside("/usr/sbin/nft", &["list", "tables"]).contains("inet wayleave"));
     holds("with its routes, by name", ROUTE, || inside("/usr/sbin/ip", &["route"]).contains("proto wayleave"));
     assert!(daemon.terminate(ROUTE).success());
+}
+
+/// What `docker run` must be told for a service of a Compose file to be as the file says; volumes lie in `dir` instead of
+/// on this host.
+fn docker_run(service: &Value, dir: &Path) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned();
+    let each =
+        |value: &Value| value.as_array().unwrap_or_else(|| panic!("{value}")).iter().map(text).collect::<Vec<_>>();
+    let mut args = Vec::new();
+    for (key, value) in service.as_object().unwrap() {
+        let (option, values) = match key.as_str() {
+            "image" => continue,
+            "container_name" => ("--name", vec![text(value)]),
+            "restart" => ("--restart", vec![text(value)]),
+            "network_mode" => ("--network", vec![text(value)]),
+            "cap_drop" => ("--cap-drop", each(value)),
+            "cap_add" => ("--cap-add", each(value)),
+            "security_opt" => ("--security-opt", each(value)),
+            "tmpfs" => ("--tmpfs", each(value)),
+            "stop_grace_period" => ("--stop-timeout", vec![text(value).trim_end_matches('s').to_owned()]),
+            "logging" => ("--log-driver", vec![text(&value["driver"])]),
+            "volumes" => ("--volume", each(value).iter().map(|volume| format!("{}{volume}", dir.display())).collect()),
+            "read_only" => {
+                assert_eq!(value, true);
+                args.push("--read-only".to_owned());
+                continue;
+            }
+            _ => panic!("{key}: what is it for `docker run`?"),
+        };
+        args.extend(values.into_iter().flat_map(|value| [option.to_owned(), value]));
+    }
+    args
+}
+
+#[test]
+fn container_of_docker() {
+    let lab = Lab::new();
+    let archive = build("image/build", &lab.path("image"), env!("CARGO_PKG_VERSION"));
+    let compose = Command::new("/usr/bin/python3")
+        .args(["-c", "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))"])
+        .arg(format!("{TOP}/packaging/image/compose.yml"))
+        .output()
+        .unwrap();
+    assert!(compose.status.success(), "{}", text(&compose));
+    let compose: Value = serde_json::from_slice(&compose.stdout).unwrap();
+    let service = &compose["services"]["wayleave"];
+
+    // Who has no Compose types the same.
+    let install = fs::read_to_string(format!("{TOP}/docs/install.md")).unwrap();
+    let typed = install.split("docker run").nth(1).unwrap().split("```").next().unwrap().replace('\\', " ");
+    let typed: Vec<&str> = typed.split_whitespace().collect();
+    let mut wanted = docker_run(service, Path::new(""));
+    wanted.extend(["--detach".to_owned(), service["image"].as_str().unwrap().to_owned()]);
+    let sorted = |mut words: Vec<String>| {
+        words.sort();
+        words
+    };
+    assert_eq!(sorted(typed.iter().map(|&word| word.to_owned()).collect()), sorted(wanted), "docs/install.md");
+
+    let host = lab.netns("host");
+    lab.link((&lab.netns("peer"), "eth0", &[]), (&host, "eth0", &["10.0.0.2/24"]));
+    let docker = Docker::start(&lab, &host, &["--bip=10.244.7.1/24"], true);
+    docker.succeed(&["load", "-i", archive.to_str().unwrap()]);
+    let dir = lab.path("volumes");
+    fs::create_dir_all(dir.join("etc/wayleave")).unwrap();
+    fs::write(dir.join("etc/wayleave/wayleave.toml"), Config::host().text()).unwrap();
+    let options = docker_run(service, &dir);
+    let image = service["image"].as_str().unwrap();
+    let args: Vec<&str> =
+        ["run", "--detach"].into_iter().chain(options.iter().map(String::as_str)).chain([image]).collect();
+    docker.succeed(&args);
+    let inside = |args: &[&str]| docker.docker(&[&["exec", "wayleave"][..], args].concat());
+    holds("it is ready", SESSION, || {
+        let status = inside(&["wayleave", "status", "--json"]);
+        serde_json::from_slice::<Value>(&status.stdout).is_ok_and(|status| status["ready"] == true)
+    });
+    let routes = || host.ip("route show proto 87");
+    holds("routes are the host's", ROUTE, || routes().contains("blackhole 10.244.7.0/24"));
+    holds("the rule for Docker, by the older iptables", ROUTE, || {
+        docker.iptables("-S DOCKER-USER").contains("--comment wayleave")
+    });
+    let problems = text(&inside(&["wayleave", "status"]));
+    assert!(!problems.contains("could not be set"), "{problems}");
+    docker.succeed(&["stop", "wayleave"]);
+    assert_eq!(docker.succeed(&["inspect", "-f", "{{.State.ExitCode}}", "wayleave"]), "0");
+    assert!(routes().contains("blackhole 10.244.7.0/24"), "stopped, it leaves routes");
 }

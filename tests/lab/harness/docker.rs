@@ -17,7 +17,7 @@ const DOCKER: &str = "/usr/bin/docker";
 const DOCKERD: &str = "/usr/sbin/dockerd";
 /// How long dockerd, or a container, may take to start on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Where what Docker leaves of them has to be removed by hand.
+/// Where they are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// sysfs shows the network namespace it was mounted in; the cgroups are below it.
@@ -96,7 +96,7 @@ impl Docker {
     }
 
     /// `docker ARGS`.
-    fn docker(&self, args: &[&str]) -> Output {
+    pub fn docker(&self, args: &[&str]) -> Output {
         self.inside(DOCKER).args(args).output().unwrap()
     }
 
@@ -122,10 +122,11 @@ impl Docker {
             [&["run", "-d", "--restart=always", "--name", name, "-e", &ports], options, &["box", "sh", "-c", SERVE]]
                 .concat();
         self.succeed(&args);
-        self.succeed(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", name])
+        self.succeed(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name])
     }
 
-    fn succeed(&self, args: &[&str]) -> String {
+    /// What `docker ARGS` prints.
+    pub fn succeed(&self, args: &[&str]) -> String {
         let output = self.docker(args);
         assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -169,20 +170,29 @@ impl Drop for Docker {
         if let Some(mut dockerd) = self.dockerd.take() {
             let _ = dockerd.wait();
         }
-        for hierarchy in fs::read_dir(CGROUPS).into_iter().flatten().flatten() {
-            remove_cgroup(&hierarchy.path().join(self.space.name()));
-        }
-        // With cgroup v2 there is one hierarchy, and it is this.
-        remove_cgroup(&Path::new(CGROUPS).join(self.space.name()));
+        remove_cgroups(|name| name == self.space.name());
     }
 }
 
+/// Removes what Docker leaves of the cgroups of its containers, of these names at the top; whether they are all gone.
+pub fn remove_cgroups(ours: impl Fn(&str) -> bool) -> bool {
+    // With cgroup v2 there is one hierarchy, and it is the folder itself.
+    let tops = folders(Path::new(CGROUPS)).into_iter().chain([CGROUPS.into()]);
+    let cgroups = tops.flat_map(|top| folders(&top));
+    let cgroups = cgroups.filter(|path| path.file_name().is_some_and(|name| ours(&name.to_string_lossy())));
+    // Each is tried, whatever became of the one before.
+    cgroups.filter(|cgroup| !remove_cgroup(cgroup)).count() == 0
+}
+
 /// Cgroups are removed from the inside out; their files can't be.
-fn remove_cgroup(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroup(&entry.path());
-        }
+fn remove_cgroup(path: &Path) -> bool {
+    for folder in folders(path) {
+        remove_cgroup(&folder);
     }
-    let _ = fs::remove_dir(path);
+    fs::remove_dir(path).is_ok()
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
