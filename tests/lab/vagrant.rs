@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::harness::docker::remove_cgroups;
 use crate::harness::netns::done;
 use crate::harness::{Lab, Netns, holds};
 use crate::packaging;
@@ -164,37 +165,14 @@ impl Drop for Machines {
             let _ = child.wait();
         }
         // Processes in them take a moment to be gone.
-        let empty = || cgroups(&self.dir).iter().rev().all(|cgroup| fs::remove_dir(cgroup).is_ok());
+        let prefix = format!("{}-", self.dir.file_name().unwrap().to_str().unwrap());
+        let empty = || remove_cgroups(|name| name.starts_with(&prefix));
         if std::thread::panicking() {
             empty();
         } else {
             holds("the cgroups of the containers are empty", Duration::from_secs(20), empty);
         }
     }
-}
-
-/// The cgroups of the containers of a lab, parents first.
-fn cgroups(dir: &Path) -> Vec<PathBuf> {
-    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
-        let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-        for folder in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-            found.push(folder.path());
-            below(&folder.path(), found);
-        }
-    }
-    let prefix = format!("{}-", dir.file_name().unwrap().to_str().unwrap());
-    let ours = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
-    let mut found = Vec::new();
-    let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_dir(root).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    for top in controllers.chain([root.to_owned()]) {
-        let entries = fs::read_dir(top).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-        for folder in entries.filter(|path| ours(path)) {
-            found.push(folder.clone());
-            below(&folder, &mut found);
-        }
-    }
-    found
 }
 
 #[test]
@@ -208,6 +186,15 @@ fn works_in_namespaces() {
     let before = machines.processes();
     assert_eq!(machines.provision(&topology), "", "what is there is not made again");
     assert_eq!(machines.processes(), before, "nor started again");
+    // As a run leaves it that ended between a file and its service.
+    let served = || machines.on("host1", "cat /run/lab-systemctl/wayleave.main 2>/dev/null; true");
+    let former = served();
+    machines.on("host1", "install -D /dev/null /var/lib/lab/changed/_etc_wayleave_wayleave.toml");
+    machines.provision(&topology);
+    holds("what is not in use yet is brought into use", Duration::from_secs(20), || {
+        let now = served();
+        !now.is_empty() && now != former
+    });
 
     let mut check = machines.command(&source("vagrant/check"));
     let output = check.env("LAB_ON", source("tests/lab/vagrant/on")).output().unwrap();

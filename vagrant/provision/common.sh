@@ -47,8 +47,13 @@ mapfile -t OTHER_LANS <<<"$other_lans"
 mapfile -t TORS <<<"$tors"
 export ADDRESS POOL LAN OTHER_LANS
 
-# Whether something changed that the next `serve` is about.
-changed=0
+# Files that the next `serve` is about. One that changed has a mark until it is in use: a run may end in between.
+about=()
+mark() { echo "/var/lib/lab/changed/${1//\//_}"; }
+changed() { # FILE: is written now
+    about+=("$1")
+    install -D /dev/null "$(mark "$1")"
+}
 
 # put FILE [MODE [OWNER]]: what comes in is the whole of FILE.
 put() {
@@ -57,22 +62,26 @@ put() {
     cat >"$new"
     if ! cmp -s "$new" "$file"; then
         say "$file"
+        changed "$file"
         install -D -m "$mode" -o "${owner%:*}" -g "${owner#*:}" "$new" "$file"
-        changed=1
     fi
+    about+=("$file")
     rm "$new"
 }
 
 # serve UNIT: it runs now and after every boot, with what is new.
 serve() {
-    [ "$changed" = 0 ] || systemctl daemon-reload
+    local file marks=()
+    for file in "${about[@]}"; do [ ! -e "$(mark "$file")" ] || marks+=("$(mark "$file")"); done
+    [ ${#marks[@]} = 0 ] || systemctl daemon-reload
     systemctl is-enabled --quiet "$1" || systemctl enable --quiet "$1"
     if ! systemctl is-active --quiet "$1"; then
         systemctl start "$1"
-    elif [ "$changed" = 1 ]; then
+    elif [ ${#marks[@]} != 0 ]; then
         systemctl restart "$1"
     fi
-    changed=0
+    [ ${#marks[@]} = 0 ] || rm -f "${marks[@]}"
+    about=()
 }
 
 # until_true SECONDS WHAT COMMAND…: waits for COMMAND to succeed.
@@ -126,11 +135,12 @@ install_wayleave() {
         package=$(find "$TOP/target/debian" -name "wayleave_*_$(dpkg --print-architecture).deb" 2>/dev/null || true)
     [ -n "$package" ] || die "no package to install: \`make deb\` in the source tree, then \`vagrant rsync\` here"
     [[ $package != *$'\n'* ]] || die "which of these is it? Remove all but one:"$'\n'"$package"
+    about+=(/var/lib/lab/wayleave.deb)
     # The same version may have been built again.
     ! cmp -s "$package" /var/lib/lab/wayleave.deb || return 0
     say "installing ${package##*/}"
     DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Dpkg::Options::=--force-confold --reinstall --allow-downgrades \
         --no-install-recommends install "$package"
-    install -D -m 644 "$package" /var/lib/lab/wayleave.deb
-    changed=1
+    changed /var/lib/lab/wayleave.deb
+    install -m 644 "$package" /var/lib/lab/wayleave.deb
 }
