@@ -11,7 +11,9 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+use wayleave::explain::kernel::Answer;
 use wayleave::forward::{Batch, FibOp, Hop, OpError, Target};
+use wayleave::io::netlink::path::{self, Question};
 use wayleave::io::netlink::{Ours, writer};
 use wayleave::net::{Family, Prefix};
 
@@ -55,6 +57,11 @@ fn ip(args: &str) -> String {
     let (done, text) = run("ip", args);
     assert!(done, "ip {args}: {text}");
     text
+}
+
+/// Where the kernel would send a packet of this host's.
+async fn lookup(to: IpAddr) -> Answer {
+    path::ask(Question::sent_to(to)).await.unwrap()
 }
 
 fn ip_json(args: &str) -> Vec<Value> {

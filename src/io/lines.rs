@@ -27,7 +27,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Starts the thread. `limit`: bytes of each of the two files. `trouble` is told once why lines can't be
+    /// Starts the thread. `limit`: bytes of a file
+    /// to which nothing more is appended; what comes at once stays together, however long. `trouble` is told once why lines can't be
     /// written, and once that they can again.
     pub fn open(
         path: PathBuf,
