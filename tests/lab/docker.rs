@@ -12,8 +12,9 @@ const LIMIT: Duration = Duration::from_secs(40);
 const CLOSED: u16 = 7001;
 const OPEN: u16 = 7000;
 const PUBLISHED: u16 = 8080;
-/// Of somebody outside.
-const OUTSIDE: &str = "203.0.113.9";
+/// The network between each host and somebody outside, and the last number of theirs there; the host's is 1.
+const OUTER: [&str; 2] = ["203.0.113", "198.51.100"];
+const OUTSIDE: u8 = 9;
 
 fn config(lab: &Lab, number: u8, more: &str) -> String {
     let other = 3 - number;
@@ -52,6 +53,12 @@ impl Host {
         format!("-A DOCKER-USER -s 10.244.0.0/16 -d {subnet}.0/24 -m comment --comment wayleave -j ACCEPT")
     }
 
+    /// An address of the network between it and who is outside.
+    fn outer(&self, host: u8) -> String {
+        let net = if self.container.starts_with("10.244.1.") { OUTER[0] } else { OUTER[1] };
+        format!("{net}.{host}")
+    }
+
     /// Who a server takes the container for; `None`: no answer.
     fn seen_by(&self, server: &str) -> Option<String> {
         self.docker.exec("web", &format!("timeout 2 wget -qO- http://{server}/cgi-bin/who"))
@@ -82,14 +89,17 @@ fn all_is_well(when: &str, one: &Host, two: &Host, outside: &Netns) {
         let seen = wait_for(&format!("{way}: TCP to a port that is not published"), LIMIT, || from.seen_by(&server));
         assert_eq!(seen, from.container, "{way}: the source is kept");
     }
-    let seen = wait_for(&format!("{when}: the outside"), LIMIT, || one.seen_by(&format!("{OUTSIDE}:80")));
-    assert_eq!(seen, "203.0.113.1", "{when}: masqueraded");
-    let seen = wait_for(&format!("{when}: the published port"), LIMIT, || {
-        asked_from(outside, &format!("203.0.113.1:{PUBLISHED}"))
-    });
-    assert_eq!(seen, OUTSIDE, "{when}: the source of who asks a published port");
-    let closed = format!("{}:{CLOSED}", one.container);
-    assert_eq!(asked_from(outside, &closed), None, "{when}: nobody outside the pools reaches what is not published");
+    for host in [one, two] {
+        let (own, other) = (host.outer(1), host.outer(OUTSIDE));
+        let seen = wait_for(&format!("{when}: {other} outside"), LIMIT, || host.seen_by(&format!("{other}:80")));
+        assert_eq!(seen, own, "{when}: masqueraded");
+        let seen = wait_for(&format!("{when}: the published port of {own}"), LIMIT, || {
+            asked_from(outside, &format!("{own}:{PUBLISHED}"))
+        });
+        assert_eq!(seen, other, "{when}: the source of who asks a published port");
+        let closed = format!("{}:{CLOSED}", host.container);
+        assert_eq!(asked_from(outside, &closed), None, "{when}: {closed} is not published");
+    }
 }
 
 #[test]
@@ -97,8 +107,11 @@ fn containers_of_two_dockers_reach_each_other_whatever_happens() {
     let lab = Lab::new();
     let (one, two, outside) = (lab.netns("one"), lab.netns("two"), lab.netns("outside"));
     lab.link((&one, "eth0", &["10.0.0.1/24"]), (&two, "eth0", &["10.0.0.2/24"]));
-    lab.link((&one, "eth1", &["203.0.113.1/24"]), (&outside, "eth0", &["203.0.113.9/24"]));
-    outside.ip("route add 10.244.1.0/24 via 203.0.113.1");
+    for (number, (host, net)) in (1..).zip([&one, &two].into_iter().zip(OUTER)) {
+        let theirs = format!("{net}.{OUTSIDE}/24");
+        lab.link((host, "eth1", &[&format!("{net}.1/24")]), (&outside, &format!("eth{number}"), &[&theirs]));
+        outside.ip(&format!("route add 10.244.{number}.0/24 via {net}.1"));
+    }
     let www = lab.path("www");
     page(&www);
     let args = ["httpd", "-f", "-p", "80", "-h", www.to_str().unwrap()];
