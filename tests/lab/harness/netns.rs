@@ -147,9 +147,11 @@ impl Netns {
 
     /// [`Self::ping`] with more options of `ping`.
     pub fn ping_with(&self, target: &str, count: u32, options: &[&str]) -> u32 {
+        // Where packets are counted one that a busy machine delays is not lost.
+        let wait = if count > 1 { "4" } else { "1" };
         let output = self
             .command("ping")
-            .args(["-n", "-q", "-i", "0.1", "-W", "1", "-c", &count.to_string()])
+            .args(["-n", "-q", "-i", "0.1", "-W", wait, "-c", &count.to_string()])
             .args(options)
             .arg(target)
             .output()
