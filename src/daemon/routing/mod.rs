@@ -367,9 +367,6 @@ impl Routing {
             if let Ok(query) = queries.try_recv() {
                 self.answer(query);
             }
-            // Whom this round has woken may wait for this very thread: the runtime lets no other take over
-            // the task that was woken last.
-            tokio::task::yield_now().await;
         }
     }
 
